@@ -1,0 +1,88 @@
+"""The command line: one thin file a command, loaded when it is called.
+
+`luthier --help` imports click and nothing heavy. Errors meant for people are printed without a
+traceback, with exit code 1 (2 for wrong usage, 130 for an interrupted run).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "demo": "Fine-tune a real model on shipped reviews, offline, in about a minute.",
+    "train": "Fine-tune by a recipe.",
+    "check": "Find what would fail, before it does.",
+    "explain": "Show every value of a recipe and where it came from.",
+    "resume": "Go on with a run that was stopped.",
+    "continue": "Train a finished run's model longer.",
+    "predict": "Predict for a text, a file or standard input.",
+    "evaluate": "Score a run, on its test part or on other files.",
+    "compare": "Compare two runs on the same rows.",
+    "reproduce": "Train a run again from its record and compare.",
+    "export": "Write a plain model folder that needs no Luthier.",
+    "runs": "List the runs.",
+    "doctor": "Say what this machine has, what is on, and why not.",
+}
+
+
+class Lazy(click.Group):
+    """Commands by name; a command's module is imported when it runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"luthier.cli.{name}_command")
+        return module.command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            from luthier.registry import nearest
+
+            guess = nearest(name, COMMANDS)
+            ctx.fail(f"no command {name!r}" + (f"; did you mean {guess}?" if guess else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="luthier")
+def root() -> None:
+    """Luthier fine-tunes language models: from raw data to a measured model.
+
+    Start with `luthier demo`, then write a recipe and `luthier check` it.
+    """
+
+
+def main() -> None:
+    """Entry point."""
+    from luthier.errors import Interrupted, LuthierError
+
+    try:
+        root()
+    except Interrupted as error:
+        click.echo(f"\n{error}", err=True)
+        sys.exit(130)
+    except LuthierError as error:
+        click.echo(f"{click.style('Error', fg='red', bold=True)}  {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("\nstopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

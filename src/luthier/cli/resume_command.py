@@ -1,0 +1,22 @@
+"""`luthier resume RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from luthier.cli.options import run_argument, runs_option, the_run
+
+
+@click.command(name="resume")
+@run_argument
+@runs_option
+def command(run: str, root: Path) -> None:
+    """Go on with RUN from its newest whole checkpoint, to the same bits."""
+    found = the_run(run, root)
+    from luthier.cli.screen import Screen, show_run
+    from luthier.workflow.train import resume
+
+    with Screen() as screen:
+        show_run(resume(found, listener=screen))

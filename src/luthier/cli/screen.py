@@ -1,0 +1,127 @@
+"""What the terminal shows: progress of a training, tables of scores, notes."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from luthier.runs.store import Run
+from luthier.workflow.events import Evaluated, Event, Note, Stage, Stepped
+from luthier.workflow.record import METHODS
+
+console = Console()
+SHOWN = {
+    "single_label": ("accuracy", "f1_macro", "precision_macro", "recall_macro", "ece"),
+    "multi_label": ("f1_micro", "f1_macro", "precision_micro", "recall_micro", "accuracy"),
+    "regression": ("pearson", "spearman", "rmse", "mae"),
+}
+
+
+class Screen:
+    """Listens to the workflow and draws it; plain lines where the output is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._begun = time.monotonic()
+        self._tokens = 0
+
+    def __enter__(self) -> Screen:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stage):
+            self._stop()
+            if event.name == "train":
+                self._begun, self._tokens = time.monotonic(), 0
+            console.print(f"[bold]{event.name:<9}[/] {event.detail}", highlight=False)
+        elif isinstance(event, Note):
+            console.print(f"  [yellow]·[/] {event.text}", highlight=False)
+        elif isinstance(event, Evaluated):
+            mark = "[green]best[/]" if event.best else ""
+            console.print(
+                f"  update {event.step:>5}  train loss {event.scores['train_loss']:.4f}  validation loss {event.scores['loss']:.4f}  "
+                f"{event.metric} {event.scores[event.metric]:.4f}  {mark}", highlight=False)
+        elif isinstance(event, Stepped):
+            self._step(event)
+
+    def _step(self, event: Stepped) -> None:
+        self._tokens += event.report.tokens
+        if not console.is_terminal:
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
+                TextColumn("{task.fields[speed]:,.0f} tokens/s"), TimeRemainingColumn(), console=console, transient=True,
+            )
+            self._task = self._bar.add_task("", total=event.total, completed=event.report.step - 1, loss=0.0, speed=0.0)
+            self._bar.start()
+        speed = self._tokens / max(1e-9, time.monotonic() - self._begun)
+        if self._task is not None:
+            self._bar.update(self._task, completed=event.report.step, loss=event.report.loss, speed=speed)
+        if event.report.step == event.total:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def kind_of(run: Run) -> str:
+    """The kind of a run's task."""
+    return str(run.facts["task"]).split("/")[-1]
+
+
+def scores_table(run: Run) -> Table:
+    """Every method beside the model, each figure with its 95% interval."""
+    scores = run.scores
+    names = [n for n in SHOWN[kind_of(run)] if n in scores["methods"]["model"]]
+    table = Table(title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold")
+    table.add_column("")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for method, found in scores["methods"].items():
+        cells = [f"{found[n]['value']:.3f} [dim]{found[n]['low']:.3f}–{found[n]['high']:.3f}[/]" for n in names]
+        style = "bold" if method == "model" else None
+        table.add_row(METHODS[method], *cells, style=style)
+    return table
+
+
+def show_run(run: Run) -> None:
+    """The end of a training: the table, where things are."""
+    facts = run.facts
+    progress = facts["progress"]
+    console.print()
+    console.print(scores_table(run))
+    winner = best_method(run)
+    if winner != "model":
+        metric = run.scores["metric"]
+        console.print(f"  [yellow]·[/] {METHODS[winner]} does better by {metric}: prefer it, or train on more data", highlight=False)
+    speed = progress["tokens"] / max(progress["seconds"], 1e-9)
+    console.print(f"trained {progress['step']} updates in {progress['seconds']:.0f} s, {speed:,.0f} tokens/s", highlight=False)
+    console.print(f"model   {run.model}\nreport  {run.report}", highlight=False, soft_wrap=True)
+
+
+def best_method(run: Run) -> str:
+    """The method with the best score by the run's metric."""
+    from luthier.tasks.metrics import LOWER_IS_BETTER
+
+    metric, methods = run.scores["metric"], run.scores["methods"]
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    return max(reversed(list(methods)), key=lambda m: sign * methods[m][metric]["value"])
+
+
+def short(value: Any, width: int = 60) -> str:
+    """A value on one line."""
+    text = str(value)
+    return text if len(text) <= width else text[: width - 1] + "…"

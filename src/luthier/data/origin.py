@@ -1,0 +1,100 @@
+"""Where a data set's files are: beside the recipe, under $LUTHIER_DATA, in the shipped sample, or online.
+
+A public data set is named with the place and the commit it comes from, so that a recipe means the
+same rows for everybody; a local copy under $LUTHIER_DATA/<name> is used first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.errors import DataError, DependencyError
+
+if TYPE_CHECKING:
+    from luthier.recipe.sections import Data
+
+GITHUB = "https://raw.githubusercontent.com"
+SAMPLES = Path(__file__).parent.parent / "starters" / "samples"
+
+
+class Origin(NamedTuple):
+    """host, owner/repository, commit and folder of a public data set."""
+
+    host: str
+    repository: str
+    commit: str
+    folder: str
+
+
+def parse(text: str) -> Origin:
+    """`github:OWNER/REPO@COMMIT[/FOLDER]` or `hf:OWNER/NAME@COMMIT[/FOLDER]`; ValueError otherwise."""
+    match = re.fullmatch(r"(github|hf):([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?:/(.+))?", text)
+    if match is None:
+        raise ValueError("expected github:OWNER/REPO@COMMIT[/FOLDER] or hf:OWNER/NAME@COMMIT, with the full commit")
+    return Origin(match[1], match[2], match[3], (match[4] or "").strip("/"))
+
+
+def locate(file: str, data: Data, *, folder: Path) -> Path:
+    """The path of one of a recipe's files, fetched where it must be.
+
+    Raises DataError that names every place where it was looked for.
+    """
+    if data.name is None:
+        return _plain_or_gz(folder / Path(file).expanduser())
+    if data.sample:
+        sample = SAMPLES / data.name / Path(file).name
+        if not sample.is_file():
+            raise DataError(f"no sample of {data.name} ships with Luthier", where="data.sample")
+        return sample
+    root = os.environ.get("LUTHIER_DATA")
+    if root:
+        path = _plain_or_gz(Path(root).expanduser() / data.name / file)
+        if path.is_file():
+            return path
+    looked = f"$LUTHIER_DATA/{data.name}" if root else "LUTHIER_DATA (not set)"
+    remedy = f"set LUTHIER_DATA to a folder that holds {data.name}/{file}"
+    if (SAMPLES / data.name).is_dir():
+        remedy += ", or try the shipped rows with --set data.sample=true"
+    if data.origin is None:
+        raise DataError(f"{file} of {data.name} is not in {looked}", where="data.name", remedy=remedy)
+    return _fetch(file, parse(data.origin), data.name, looked=looked, remedy=remedy)
+
+
+def _plain_or_gz(path: Path) -> Path:
+    packed = path.with_name(path.name + ".gz")
+    return packed if not path.exists() and packed.exists() else path
+
+
+def _fetch(file: str, origin: Origin, name: str, *, looked: str, remedy: str) -> Path:
+    """Download once, into the cache, by commit."""
+    inside = f"{origin.folder}/{file}" if origin.folder else file
+    if origin.host == "hf":
+        try:
+            from huggingface_hub import hf_hub_download
+        except ImportError:
+            raise DependencyError("huggingface_hub", extra="all", purpose="fetching a data set") from None
+        try:
+            return Path(hf_hub_download(origin.repository, inside, repo_type="dataset", revision=origin.commit))
+        except Exception as error:  # the hub client raises many kinds; each means: not to be had
+            raise DataError(f"{inside} of {origin.repository} could not be fetched ({type(error).__name__}), and is not in {looked}",
+                            where="data.origin", remedy=remedy) from None
+    cache = Path(os.environ.get("LUTHIER_CACHE", "~/.cache/luthier")).expanduser()
+    path = cache / "data" / origin.commit / inside
+    if path.is_file():
+        return path
+    url = f"{GITHUB}/{origin.repository}/{origin.commit}/{urllib.request.quote(inside)}"  # type: ignore[attr-defined]
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  (https, pinned commit)
+            content = answer.read()
+    except (urllib.error.URLError, OSError, TimeoutError) as error:
+        raise DataError(f"{file} could not be fetched from {url} ({error}), and is not in {looked}",
+                        where="data.origin", remedy=remedy) from None
+    from luthier.security.artifacts import write_atomic
+
+    write_atomic(path, lambda p: p.write_bytes(content) and None)
+    return path

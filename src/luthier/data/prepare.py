@@ -1,0 +1,202 @@
+"""Rows to the parts of a data set: read, checked by the task, cleaned, counted and split.
+
+Enters: the `data` section and a function from row to record. Leaves: `Prepared`: records of train,
+validation and test, every quarantined row with its reason, and the figures of the data summary.
+The books balance: rows in = rows in parts + rows quarantined + rows left out as asked.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.data.origin import locate
+from luthier.data.rows import Quarantined, Row, Rows, read
+from luthier.data.split import Part, content_key, split
+from luthier.errors import DataError
+from luthier.registry import nearest
+from luthier.security.artifacts import sha256
+
+if TYPE_CHECKING:
+    from luthier.recipe.sections import Data
+
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row checked against its task: its texts, its target, and where it came from."""
+
+    text: str
+    pair: str | None
+    target: Any
+    file: str
+    line: int
+
+    @property
+    def key(self) -> str:
+        return content_key(self.text, self.pair)
+
+
+@dataclass
+class Prepared:
+    """The parts of a data set and what became of every row."""
+
+    parts: dict[Part, list[Record]]
+    quarantined: list[Quarantined]
+    summary: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_files(data: Data, *, folder: Path) -> tuple[dict[Part, Rows], dict[str, str]]:
+    """Read every file of the section; rows by part (train alone where no other file is given), and file hashes."""
+    found: dict[Part, Rows] = {}
+    hashes: dict[str, str] = {}
+    for part in PARTS:
+        names = getattr(data, part)
+        for name in names or []:
+            path = locate(name, data, folder=folder)
+            rows = read(path, format=data.format, encoding=data.encoding, columns=data.columns)
+            hashes[str(path)] = sha256(path)
+            into = found.setdefault(part, Rows())
+            into.rows += rows.rows
+            into.quarantined += rows.quarantined
+            into.notes += rows.notes
+    return found, hashes
+
+
+def need_columns(rows: Rows, wanted: dict[str, str]) -> None:
+    """Raise DataError naming the first wanted column (name -> recipe path) that no row has."""
+    columns = rows.columns
+    for name, where in wanted.items():
+        if columns and name not in columns:
+            guess = nearest(name, columns)
+            remedy = (f"did you mean {guess!r}? " if guess else "") + f"the columns are: {', '.join(map(repr, columns[:20]))}"
+            raise DataError(f"no column {name!r} in {rows.rows[0].file}", where=where, remedy=remedy)
+
+
+def exclude(rows: Rows, unwanted: dict[str, list[str]]) -> int:
+    """Take out the rows whose column has one of the given values; returns how many."""
+    if not unwanted:
+        return 0
+    need_columns(rows, {column: f"data.exclude.{column}" for column in unwanted})
+    before = len(rows.rows)
+    rows.rows = [r for r in rows.rows if not any(str(r.values.get(c)) in values for c, values in unwanted.items())]
+    return before - len(rows.rows)
+
+
+def assemble(
+    read_parts: dict[Part, Rows],
+    data: Data,
+    *,
+    record: Callable[[Row], Record | str],
+    stratum: Callable[[Record], str],
+    seed: int,
+) -> Prepared:
+    """Check each row with `record` (a Record, or the reason why not), clean, count and split.
+
+    Raises DataError when too many rows are bad or a part ends empty.
+    """
+    records: dict[Part, list[Record]] = {}
+    quarantined: list[Quarantined] = []
+    notes: list[str] = []
+    counts: Counter[str] = Counter()
+    for part, rows in read_parts.items():
+        quarantined += rows.quarantined
+        notes += rows.notes
+        counts["read"] += len(rows.rows) + len(rows.quarantined)
+        counts["excluded"] += exclude(rows, data.exclude)
+        checked = [(row, record(row)) for row in rows.rows]
+        records[part] = [r for _, r in checked if isinstance(r, Record)]
+        quarantined += [Quarantined(w.file, w.line, r, _excerpt(w)) for w, r in checked if isinstance(r, str)]
+    _refuse_bad(quarantined, counts["read"] - counts["excluded"], data.max_bad_share)
+    everything = [r for part in records.values() for r in part]
+    repeats = _repeats(everything)
+    if data.duplicates == "drop":
+        counts["dropped"] = _drop_repeats(records)
+    _share_out(records, data, stratum=stratum, seed=seed)
+    across = _across(records)
+    if data.limit is not None and len(records["train"]) > data.limit:
+        counts["beyond_limit"] = len(records["train"]) - data.limit
+        chosen = sorted(random.Random(seed).sample(range(len(records["train"])), data.limit))
+        records["train"] = [records["train"][i] for i in chosen]
+    for part in PARTS:
+        if not records[part]:
+            raise DataError(f"no usable rows for {part}", where=f"data.{part}",
+                            remedy=_first_reason(quarantined) or "give more rows, or a file for each part")
+    summary = {
+        "rows_read": counts["read"],
+        "rows_quarantined": len(quarantined),
+        "rows_excluded": counts["excluded"],
+        "rows_dropped_as_duplicates": counts["dropped"],
+        "rows_beyond_limit": counts["beyond_limit"],
+        **{part: len(records[part]) for part in PARTS},
+        "duplicates": repeats["same"],
+        "conflicting_duplicates": repeats["conflicting"],
+        "train_texts_also_in_test": across,
+        "quarantine_reasons": dict(Counter(q.reason.split(":")[0] for q in quarantined).most_common(10)),
+    }
+    used = sum(len(records[p]) for p in PARTS)
+    left_out = counts["excluded"] + counts["dropped"] + counts["beyond_limit"]
+    if used + len(quarantined) + left_out != counts["read"]:
+        raise AssertionError(f"rows do not balance: {summary}")
+    return Prepared(records, quarantined, summary, notes=notes)
+
+
+def _excerpt(row: Row) -> str:
+    return ", ".join(f"{k}={v!r}" for k, v in row.values.items())[:200]
+
+
+def _refuse_bad(bad: list[Quarantined], total: int, most: float) -> None:
+    if bad and len(bad) > most * max(total, 1):
+        first = bad[0]
+        raise DataError(
+            f"{len(bad)} of {total} rows cannot be used; first: {first.reason}", where=f"{first.file}:{first.line}",
+            remedy=f"mend the file, or allow more with data.max_bad_share (now {most})",
+        )
+
+
+def _first_reason(bad: list[Quarantined]) -> str | None:
+    return f"rows were quarantined, the first because: {bad[0].reason}" if bad else None
+
+
+def _repeats(records: list[Record]) -> dict[str, int]:
+    targets: dict[str, list[str]] = {}
+    for record in records:
+        targets.setdefault(record.key, []).append(str(record.target))
+    groups = [t for t in targets.values() if len(t) > 1]
+    return {"same": sum(len(t) - 1 for t in groups), "conflicting": sum(len(t) for t in groups if len(set(t)) > 1)}
+
+
+def _drop_repeats(records: dict[Part, list[Record]]) -> int:
+    """Keep the first of each (text, target) within a part; returns how many went."""
+    dropped = 0
+    for part, items in records.items():
+        kept = list({(r.key, str(r.target)): r for r in reversed(items)}.values())[::-1]
+        dropped += len(items) - len(kept)
+        records[part] = kept
+    return dropped
+
+
+def _share_out(records: dict[Part, list[Record]], data: Data, *, stratum: Callable[[Record], str], seed: int) -> None:
+    """Split train into the parts that no file was given for."""
+    shares = {
+        "validation": 0.0 if data.validation else data.validation_share,
+        "test": 0.0 if data.test else data.test_share,
+    }
+    pool = records.get("train", [])
+    parts = split([r.key for r in pool], [stratum(r) for r in pool], seed=seed, **shares)
+    for part in PARTS:
+        if part == "train" or not getattr(data, part):
+            records[part] = [r for r, p in zip(pool, parts, strict=True) if p == part]
+
+
+def _across(records: dict[Part, list[Record]]) -> int:
+    """How many training texts stand in the test part too."""
+    held = {r.key for r in records.get("test", [])}
+    return sum(r.key in held for r in records.get("train", []))

@@ -1,0 +1,58 @@
+"""Sharing rows out to train, validation and test: stratified, and with repeats on one side.
+
+Enters: for each record a content key (repeats share it) and a stratum (its label). Leaves: a part
+for each record. The part of a key depends on the seed and the key alone within its stratum, not on
+the order of the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+Part = Literal["train", "validation", "test"]
+
+
+def content_key(*texts: str | None) -> str:
+    """A key that texts share when they differ only in case, width and white space."""
+    folded = ["" if t is None else " ".join(unicodedata.normalize("NFKC", t).casefold().split()) for t in texts]
+    return hashlib.sha256("\x1f".join(folded).encode()).hexdigest()
+
+
+def split(
+    keys: Sequence[str], strata: Sequence[str], *, validation: float, test: float, seed: int
+) -> list[Part]:
+    """Assign each record a part.
+
+    Groups of equal keys go together, under the stratum most of them have. Within a stratum, groups
+    are dealt in an order drawn from the seed; shares are met to within one group, and rounding is
+    carried from stratum to stratum so that the whole meets them too.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        members[key].append(index)
+    by_stratum: dict[str, list[str]] = defaultdict(list)
+    for key, indices in members.items():
+        by_stratum[Counter(strata[i] for i in indices).most_common(1)[0][0]].append(key)
+    parts: list[Part] = ["train"] * len(keys)
+    owed = {"test": 0.0, "validation": 0.0}
+    for stratum in sorted(by_stratum):
+        groups = sorted(by_stratum[stratum], key=lambda k: hashlib.sha256(f"{seed}\x1f{k}".encode()).digest())
+        total, place = sum(len(members[k]) for k in groups), 0
+        for part, share in (("test", test), ("validation", validation)):
+            owed[part] += total * share
+            wanted = min(math.floor(owed[part] + 0.5), total - 1)
+            given = 0
+            while given < wanted and place < len(groups) - 1:
+                size = len(members[groups[place]])
+                if given and given + size - wanted > wanted - given:
+                    break
+                for index in members[groups[place]]:
+                    parts[index] = part  # type: ignore[assignment]
+                given, place = given + size, place + 1
+            owed[part] -= given
+    return parts

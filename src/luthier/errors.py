@@ -1,0 +1,89 @@
+"""What can go wrong, in words for the person who can mend it.
+
+    LuthierError
+    ├── RecipeError        the recipe asks for something that cannot be (all faults at once)
+    ├── DataError          a file, column, label or row
+    ├── ModelError         a model that cannot be found, loaded or run as asked
+    ├── TrainingError      training could not go on
+    │   ├── NonFiniteError     a loss or gradient was not a finite number; no update was made
+    │   └── Interrupted        stopped by a signal, after saving
+    ├── CheckpointError    no valid checkpoint where one is needed
+    ├── RunError           a run that is missing, locked or in the wrong state
+    ├── SpaceError         not enough disk, or a folder that cannot be written
+    └── DependencyError    an optional package is needed; the message holds its install line
+
+Core code raises these and never prints or exits; the edges (CLI, HTTP, Studio) print them and exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong, where it is (recipe path, file and line), and what to do about it."""
+
+    message: str
+    where: str | None = None
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  → {self.remedy}" if self.remedy else text
+
+
+class LuthierError(Exception):
+    """The root. `str()` gives the whole message: what is wrong, where, and what to do."""
+
+    def __init__(self, message: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.fault = Fault(message, where, remedy)
+        super().__init__(str(self.fault))
+
+
+class RecipeError(LuthierError):
+    """All the faults of a recipe together."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        Exception.__init__(self, "\n".join(map(str, self.faults)))
+
+
+class DataError(LuthierError):
+    """A file, column, label or row that cannot be used."""
+
+
+class ModelError(LuthierError):
+    """A model that cannot be found, loaded or run as asked."""
+
+
+class TrainingError(LuthierError):
+    """Training could not go on."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient was not a finite number; the update was not made."""
+
+
+class Interrupted(TrainingError):
+    """A signal asked to stop; the step was finished and saved."""
+
+
+class CheckpointError(LuthierError):
+    """No valid checkpoint where one is needed."""
+
+
+class RunError(LuthierError):
+    """A run that is missing, locked by another process, or in the wrong state."""
+
+
+class SpaceError(LuthierError):
+    """Not enough disk, or a folder that cannot be written."""
+
+
+class DependencyError(LuthierError):
+    """An optional package is missing."""
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package}", remedy=f"pip install 'luthier[{extra}]'")

@@ -1,0 +1,1 @@
+def render(run, **kw): return "<html></html>"

@@ -1,0 +1,85 @@
+"""Examples to outputs, in ragged batches sorted by length: the one answering code.
+
+Enters: a model, its layout and tokenised examples. Leaves: outputs in the order of the examples.
+Evaluation during training, the final scores, `luthier predict` and baselines all come through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from luthier.models.batch import Batch, collate
+from luthier.models.forward import Layout, hidden_states, pool, pooled_logits
+
+
+def outputs(
+    model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int
+) -> NDArray[np.float64]:
+    """The head's answers, (examples, width)."""
+    return _over(model, examples, layout, max_tokens, lambda batch: pooled_logits(model, batch, layout))
+
+
+def embeddings(
+    model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int
+) -> NDArray[np.float64]:
+    """Mean of the last hidden states, scaled to length 1, (examples, hidden size)."""
+
+    def mean(batch: Batch) -> Tensor:
+        return nn.functional.normalize(pool(hidden_states(model, batch, layout).float(), batch.segments, "mean"), dim=1)
+
+    return _over(model, examples, layout, max_tokens, mean)
+
+
+def _over(
+    model: nn.Module,
+    examples: Sequence[dict[str, Any]],
+    layout: Layout,
+    max_tokens: int,
+    answer: Callable[[Batch], Tensor],
+) -> NDArray[np.float64]:
+    device = next(model.parameters()).device
+    found: list[Tensor | None] = [None] * len(examples)
+    with evaluating(model):
+        for rows in _by_length(examples, max_tokens, padded=layout.kind == "padded"):
+            batch = collate([examples[r] for r in rows], rows, types=layout.token_types).to(device)
+            for row, value in zip(batch.rows, answer(batch).float().cpu(), strict=True):
+                found[row] = value
+    return torch.stack([v for v in found if v is not None]).double().numpy()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _by_length(examples: Sequence[dict[str, Any]], max_tokens: int, *, padded: bool) -> Iterator[list[int]]:
+    """Runs of rows within the budget, longest first, so that memory peaks at the start.
+
+    The budget counts computed tokens: with padding, rows times the longest.
+    """
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]), reverse=True)
+    run: list[int] = []
+    tokens = 0
+    for row in order:
+        length = len(examples[run[0] if padded and run else row]["input_ids"])
+        if run and tokens + length > max_tokens:
+            yield run
+            run, tokens, length = [], 0, len(examples[row]["input_ids"])
+        run.append(row)
+        tokens += length
+    if run:
+        yield run

@@ -1,0 +1,176 @@
+"""The ragged batch: examples laid end to end in one flat run of tokens, without padding.
+
+Enters: examples as lists of token ids. Leaves: a `Batch`, whose `Segments` tell every layer that
+looks across tokens (attention, pooling) where one example ends and the next begins. Segments are
+sorted by length, so that attention can treat runs of equal or similar length together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Group(NamedTuple):
+    """Consecutive segments that attention computes together.
+
+    `index` is None when all have exactly `length` tokens (a plain view of the flat run); otherwise
+    it is an int64 tensor (count, length) of positions in the flat run, with rows shorter than
+    `length` continued by an arbitrary valid position, `real` (count, length) bool says which places
+    are the row's own, and `valid` (tokens,) lists those places in the flattened (count * length).
+    """
+
+    start: int
+    count: int
+    length: int
+    tokens: int
+    index: Tensor | None = None
+    real: Tensor | None = None
+    valid: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where each example lies in the flat run: `starts` and `lengths` are (n,) int64 tensors."""
+
+    starts: Tensor
+    lengths: Tensor
+    groups: tuple[Group, ...]
+
+    @property
+    def count(self) -> int:
+        return int(self.starts.numel())
+
+    def to(self, device: torch.device) -> Segments:
+        groups = tuple(Group(*(x.to(device) if isinstance(x, Tensor) else x for x in g)) for g in self.groups)
+        return Segments(self.starts.to(device), self.lengths.to(device), groups)
+
+    @property
+    def last(self) -> Tensor:
+        """Position of each segment's last token, (n,)."""
+        return self.starts + self.lengths - 1
+
+    @property
+    def owner(self) -> Tensor:
+        """For each token of the flat run, the segment it belongs to, (tokens,)."""
+        return torch.repeat_interleave(torch.arange(self.count, device=self.lengths.device), self.lengths)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass.
+
+    `input_ids`, `positions` and, where the model has them, `token_types` are flat (tokens,) int64
+    tensors; `targets` is whatever the task puts there, one row a segment, in segment order;
+    `rows` gives, in segment order, the index of each example in its data part.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    token_types: Tensor | None
+    segments: Segments
+    rows: tuple[int, ...]
+    targets: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.input_ids.numel())
+
+    def to(self, device: torch.device) -> Batch:
+        if self.input_ids.device == device:
+            return self
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            positions=self.positions.to(device),
+            token_types=None if self.token_types is None else self.token_types.to(device),
+            segments=self.segments.to(device),
+            targets={name: value.to(device) for name, value in self.targets.items()},
+        )
+
+
+class Loss(NamedTuple):
+    """What a loss function returns: a sum and its weight, never a mean.
+
+    Their ratio over all the batches of one update is the loss; so accumulation, sharding and
+    ragged batches give the same gradient whatever the batch shape. `parts` are named sums for the
+    log.
+    """
+
+    sum: Tensor
+    weight: float
+    parts: dict[str, float] = {}
+
+
+PADDING_COST_TOKENS = 256
+"""How many wasted tokens weigh as much as one more attention call (measured on two CPU cores)."""
+
+
+def collate(
+    examples: Sequence[dict[str, Any]], rows: Sequence[int] | None = None, *, types: bool = False
+) -> Batch:
+    """Lay examples end to end, shortest first.
+
+    `examples` hold `input_ids` (list of int), optionally `token_type_ids`; `rows` are their
+    indices, 0.. when None. With `types` the batch carries token types (zeros where an example has
+    none). Raises ValueError on an empty list or an empty example.
+    """
+    if not examples:
+        raise ValueError("a batch needs at least one example")
+    rows = range(len(examples)) if rows is None else rows
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+    lengths = [len(examples[i]["input_ids"]) for i in order]
+    if lengths[0] == 0:
+        raise ValueError(f"example {rows[order[0]]} has no tokens")
+    flat = [token for i in order for token in examples[i]["input_ids"]]
+    token_types = None
+    if types:
+        token_types = torch.tensor(
+            [t for i in order for t in examples[i].get("token_type_ids") or [0] * len(examples[i]["input_ids"])]
+        )
+    return Batch(
+        input_ids=torch.tensor(flat),
+        positions=torch.cat([torch.arange(n) for n in lengths]),
+        token_types=token_types,
+        segments=segments_of(lengths),
+        rows=tuple(rows[i] for i in order),
+    )
+
+
+def segments_of(lengths: Sequence[int]) -> Segments:
+    """Offsets and attention groups of segments whose lengths never decrease."""
+    sizes = torch.tensor(lengths)
+    ends = torch.cumsum(sizes, 0)
+    starts = ends - sizes
+    groups, first = [], 0
+    while first < len(lengths):
+        last = _group_end(lengths, first)
+        groups.append(_group(starts[first:last], sizes[first:last]))
+        first = last
+    return Segments(starts=starts, lengths=sizes, groups=tuple(groups))
+
+
+def _group_end(lengths: Sequence[int], first: int) -> int:
+    """How far a group may grow: as long as padding inside attention costs less than a call more."""
+    last, wasted = first + 1, 0
+    while last < len(lengths):
+        step = lengths[last] - lengths[last - 1]
+        wasted += step * (last - first)
+        if step and wasted * lengths[last] > PADDING_COST_TOKENS * 64:
+            break
+        last += 1
+    return last
+
+
+def _group(starts: Tensor, lengths: Tensor) -> Group:
+    start, count, length, tokens = int(starts[0]), len(lengths), int(lengths[-1]), int(lengths.sum())
+    if int(lengths[0]) == length:
+        return Group(start, count, length, tokens)
+    columns = torch.arange(length)
+    real = columns < lengths[:, None]
+    index = torch.where(real, starts[:, None] + columns, starts[:, None])
+    return Group(start, count, length, tokens, index, real, real.flatten().nonzero().squeeze(1))

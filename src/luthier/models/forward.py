@@ -1,0 +1,202 @@
+"""Running a model over a batch, ragged or padded, up to the values a head is graded on.
+
+Enters: a transformers model and a `Batch`. Leaves: hidden states of the flat run, or the pooled
+logits of each segment, the same as plain transformers computes them. Which way a model takes (its
+`Layout`) is decided once, by trial: two short segments run together must give what each gives alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from luthier.models import attention
+from luthier.models.batch import Batch, Segments, collate
+from luthier.models.heads import PooledModel
+
+Pooling = Literal["first", "last", "mean"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How batches reach a model: `ragged`, or `padded` with the reason why."""
+
+    kind: Literal["ragged", "padded"]
+    pooling: Pooling
+    position_start: int = 0
+    token_types: bool = False
+    pad_id: int = 0
+    reason: str = ""
+
+
+def pool(hidden: Tensor, segments: Segments, pooling: Pooling) -> Tensor:
+    """One vector a segment from the flat run: (tokens, width) -> (segments, width)."""
+    if pooling == "first":
+        return hidden[segments.starts]
+    if pooling == "last":
+        return hidden[segments.last]
+    total = hidden.new_zeros(segments.count, hidden.shape[-1]).index_add(0, segments.owner, hidden)
+    return total / segments.lengths[:, None]
+
+
+def prepare(model: PreTrainedModel | PooledModel) -> None:
+    """Teach the trunk to answer with pooled hidden states when a batch asks for them.
+
+    The hook reads `pooling` and `segments` from the call itself, so it holds no state, and without
+    them the model is untouched.
+    """
+
+    def select(trunk: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        if kwargs.get("pooling") is None:
+            return output
+        output.last_hidden_state = pool(output.last_hidden_state[0], kwargs["segments"], kwargs["pooling"])[:, None]
+        if getattr(trunk, "pooler", None) is not None:
+            output.pooler_output = trunk.pooler(output.last_hidden_state)
+        return output
+
+    attention.register()
+    trunk_of(model).register_forward_hook(select, with_kwargs=True)
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """The model below its head."""
+    return model.trunk if isinstance(model, PooledModel) else model.base_model  # type: ignore[return-value]
+
+
+def hidden_states(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
+    """Last hidden states of every token, (tokens, width), whatever the layout."""
+    trunk = trunk_of(model)
+    if layout.kind == "ragged":
+        return trunk(**_ragged_inputs(batch, layout)).last_hidden_state[0]
+    inputs = _padded_inputs(batch, layout)
+    return trunk(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+
+
+def pooled_logits(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
+    """The head's answer for each segment, (segments, outputs)."""
+    if isinstance(model, PooledModel):
+        return model.head(pool(hidden_states(model, batch, layout), batch.segments, layout.pooling))
+    if layout.kind == "padded":
+        return model(**_padded_inputs(batch, layout)).logits
+    inputs = _ragged_inputs(batch, layout) | {"pooling": layout.pooling}
+    if hasattr(model, "score"):
+        return model.score(trunk_of(model)(**inputs).last_hidden_state[:, 0])
+    return model(**inputs).logits
+
+
+def choose_layout(
+    model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int
+) -> Layout:
+    """Find how this model takes batches, by trial where `wanted` allows ragged ones.
+
+    The trial runs in eval mode on a few random tokens; its outcome is exact to rounding.
+    """
+    trunk = trunk_of(model)
+    pooling = pooling_of(model)
+    accepted = inspect.signature(trunk.forward).parameters
+    types = "token_type_ids" in accepted and getattr(trunk.config, "type_vocab_size", 1) > 1
+    padded = Layout("padded", pooling, token_types=types, pad_id=pad_id)
+    if wanted == "padded":
+        return Layout(**{**vars(padded), "reason": "training.attention is padded"})
+    reason = "its forward takes no position_ids"
+    if "position_ids" in accepted:
+        starts = dict.fromkeys([0, (getattr(trunk.config, "pad_token_id", None) or 0) + 1])
+        for start in starts:
+            layout = Layout("ragged", pooling, position_start=start, token_types=types, pad_id=pad_id)
+            reason = _trial(model, layout, padded)
+            if not reason:
+                return layout
+    if wanted == "ragged":
+        from luthier.errors import ModelError
+
+        raise ModelError(f"{type(trunk).__name__} cannot take ragged batches: {reason}",
+                         where="training.attention", remedy="use auto or padded")
+    set_attention(model, None)
+    return Layout(**{**vars(padded), "reason": reason})
+
+
+def set_attention(model: PreTrainedModel | PooledModel, name: str | None) -> None:
+    """Switch the attention implementation of the trunk; None is the architecture's own default."""
+    target = trunk_of(model) if isinstance(model, PooledModel) else model
+    if name is None:
+        try:
+            target.set_attn_implementation("sdpa")  # type: ignore[operator]
+        except (ValueError, ImportError):
+            target.set_attn_implementation("eager")  # type: ignore[operator]
+    else:
+        target.set_attn_implementation(name)  # type: ignore[operator]
+
+
+def pooling_of(model: nn.Module) -> Pooling:
+    """Where the architecture's own classification head looks."""
+    if isinstance(model, PooledModel):
+        return model.pooling
+    if hasattr(model, "score"):
+        return "last"
+    if getattr(model.config, "classifier_pooling", "cls") == "mean":
+        return "mean"
+    return "first"
+
+
+@torch.no_grad()
+def _trial(model: PreTrainedModel | PooledModel, layout: Layout, padded: Layout) -> str:
+    """Empty when ragged agrees with each segment alone, else why it does not."""
+    trunk = trunk_of(model)
+    draw = torch.Generator().manual_seed(0)
+    vocabulary = trunk.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    low = min(vocabulary - 1, layout.pad_id + 1 if layout.pad_id < vocabulary // 2 else 0)
+    high = vocabulary if layout.pad_id < vocabulary // 2 else layout.pad_id
+    examples = [
+        {"input_ids": torch.randint(low, max(low + 1, high), (n,), generator=draw).tolist()} for n in (5, 7, 7)
+    ]
+    training, device = trunk.training, next(trunk.parameters()).device
+    model.eval()
+    try:
+        set_attention(model, None)
+        alone = torch.cat(
+            [hidden_states(model, collate([e], types=padded.token_types).to(device), padded) for e in examples]
+        )
+        set_attention(model, attention.NAME)
+        together = hidden_states(model, collate(examples, types=layout.token_types).to(device), layout)
+    except Exception as error:  # any architecture may fail in its own way: then it is padded
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+    finally:
+        model.train(training)
+    difference = (together.float() - alone.float()).abs().max() / alone.float().abs().max().clamp_min(1e-12)
+    bound = 1e-4 if alone.dtype == torch.float32 else 5e-2
+    if bool(difference <= bound):
+        return ""
+    return f"segments run together differ from segments alone by {float(difference):.1e}"
+
+
+def _ragged_inputs(batch: Batch, layout: Layout) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "input_ids": batch.input_ids[None],
+        "position_ids": (batch.positions + layout.position_start)[None],
+        "segments": batch.segments,
+        "use_cache": False,
+    }
+    if layout.token_types and batch.token_types is not None:
+        inputs["token_type_ids"] = batch.token_types[None]
+    return inputs
+
+
+def _padded_inputs(batch: Batch, layout: Layout) -> dict[str, Tensor]:
+    lengths = batch.segments.lengths.tolist()
+
+    def rows(flat: Tensor, fill: int) -> Tensor:
+        return pad_sequence(list(flat.split(lengths)), batch_first=True, padding_value=fill)
+
+    inputs = {
+        "input_ids": rows(batch.input_ids, layout.pad_id),
+        "attention_mask": rows(torch.ones_like(batch.input_ids), 0),
+    }
+    if layout.token_types and batch.token_types is not None:
+        inputs["token_type_ids"] = rows(batch.token_types, 0)
+    return inputs

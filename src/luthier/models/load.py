@@ -1,0 +1,252 @@
+"""Loading a model for a task: config, weights, tokenizer and head, ready for ragged batches.
+
+Enters: a `Source`, the `model` section and the head's width. Leaves: a `Loaded`. Everything goes
+through transformers' own `from_pretrained`, never with remote code, from safetensors alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from luthier.errors import ModelError
+from luthier.models import dropout, embedding, forward
+from luthier.models.forward import Layout
+from luthier.models.heads import PooledModel, build_head
+from luthier.models.source import Source, refuse_code
+from luthier.registry import nearest
+
+if TYPE_CHECKING:
+    from luthier.recipe.sections import Model
+
+CAUSAL_MARK = ("ForCausalLM", "LMHeadModel")
+UNBOUNDED = 1_000_000
+"""Tokenizers without a limit say a huge number."""
+
+
+@dataclass
+class Loaded:
+    """A model with its tokenizer and the way batches reach it."""
+
+    model: PreTrainedModel | PooledModel
+    tokenizer: PreTrainedTokenizerBase
+    layout: Layout
+    max_length: int
+    commit: str | None
+    notes: list[str]
+
+
+def load(
+    source: Source,
+    section: Model,
+    *,
+    outputs: int,
+    labels: tuple[str, ...],
+    problem_type: str,
+    attention: Literal["auto", "ragged", "padded"] = "auto",
+    seed: int = 0,
+) -> Loaded:
+    """Load weights with a fresh head of `outputs` values (the head's own where the folder has one that fits).
+
+    Raises ModelError for what cannot be found, loaded or combined.
+    """
+    notes: list[str] = []
+    with friendly(source):
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+    refuse_code(config.to_dict(), where=source.location)
+    if tokenizer.backend_tokenizer is None:  # type: ignore[attr-defined]
+        raise ModelError("has no fast tokenizer", where=source.location, remedy="choose a model with a tokenizer.json")
+    adapt_config(config, section)
+    pad_id = _pad_token(config, tokenizer, notes)
+    config.num_labels = outputs
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    config.problem_type = problem_type
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {
+        "config": config, "revision": source.revision, "trust_remote_code": False, "use_safetensors": True,
+        "dtype": torch.float32, "attn_implementation": "sdpa",
+    }
+    with friendly(source), quiet():
+        auto = AutoModelForSequenceClassification if section.head == "linear" else AutoModel
+        if section.head == "linear":
+            options["ignore_mismatched_sizes"] = True
+        try:
+            model = auto.from_pretrained(source.location, **options)
+        except ValueError as error:
+            if "does not support" not in str(error):
+                raise
+            model = auto.from_pretrained(source.location, **{**options, "attn_implementation": "eager"})
+    model = attach_head(model, section.head, outputs=outputs)
+    if isinstance(model, PooledModel):
+        _load_head(model, source)
+    layout = forward_layout(model, wanted=attention, pad_id=pad_id)
+    return Loaded(model, tokenizer, layout, longest(model.config, tokenizer), getattr(config, "_commit_hash", None), notes)
+
+
+def attach_head(model: PreTrainedModel, head: str, *, outputs: int) -> PreTrainedModel | PooledModel:
+    """The model as it is for `linear`; else its trunk with the named head."""
+    if head == "linear":
+        return model
+    pooling: Literal["first", "last"] = "last" if is_decoder(model.config) else "first"
+    return PooledModel(model, build_head(head, hidden_size=model.config.get_text_config().hidden_size, outputs=outputs), pooling=pooling)
+
+
+def forward_layout(model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int) -> Layout:
+    """Make the model take batches, ragged where it can."""
+    forward.prepare(model)
+    return forward.choose_layout(model, wanted=wanted, pad_id=pad_id)
+
+
+def for_training(model: PreTrainedModel | PooledModel, *, device: torch.device, dtype: torch.dtype) -> list[embedding.KeptEmbedding]:
+    """Put the model in training shape: device, precision, fast dropout and kept embedding gradients (CPU).
+
+    Returns the embedding tables whose gradients are kept; these stay fp32 and look up in `dtype`.
+    """
+    model.to(device)
+    kept: list[embedding.KeptEmbedding] = []
+    if device.type == "cpu":
+        dropout.install(model)
+        kept = embedding.install(model, dtype=dtype)
+    if dtype != torch.float32:
+        tables = {id(table.weight) for table in kept}
+        for parameter in model.parameters():
+            if id(parameter) not in tables:
+                parameter.data = parameter.data.to(dtype)
+    model.train()
+    return kept
+
+
+def adapt_config(config: PreTrainedConfig, section: Model) -> None:
+    """Apply `layers` and `dropout`. Raises ModelError for more layers than there are."""
+    text = config.get_text_config()
+    if section.layers is not None:
+        if section.layers > text.num_hidden_layers:
+            raise ModelError(f"has {text.num_hidden_layers} layers, not {section.layers}", where="model.layers")
+        for name, value in list(vars(text).items()):
+            if isinstance(value, list) and len(value) == text.num_hidden_layers:
+                setattr(text, name, value[: section.layers])
+        text.num_hidden_layers = section.layers
+    if section.dropout is not None:
+        for name, value in list(text.to_dict().items()):
+            is_rate = ("dropout" in name or name.endswith("pdrop")) and not isinstance(value, (bool, str))
+            if is_rate and (value is None or isinstance(value, (int, float))):
+                setattr(text, name, section.dropout)
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether the architecture reads left to right."""
+    names = [*(config.architectures or []), *_classes_of(config)]
+    return any(n.endswith(CAUSAL_MARK) for n in names)
+
+
+def _classes_of(config: PreTrainedConfig) -> list[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return [] if config.model_type in MASKED else ["ForCausalLM"]
+
+
+def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The longest example the model takes, in tokens."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None) or UNBOUNDED
+    if getattr(text, "position_embedding_type", "absolute") == "absolute" and text.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= (text.pad_token_id or 0) + 1
+    limit = tokenizer.model_max_length or UNBOUNDED
+    return int(min(positions, limit if limit < UNBOUNDED else positions))
+
+
+def _pad_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, notes: list[str]) -> int:
+    """Give model and tokenizer the same pad token; models without one take their end token."""
+    if tokenizer.pad_token_id is None:
+        token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = token
+        notes.append(f"the tokenizer has no pad token; {token!r} stands in for it")
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    return int(tokenizer.pad_token_id)
+
+
+def _load_head(model: PooledModel, source: Source) -> None:
+    """The weights of a saved head, where the folder has one of the same shape."""
+    path = source.local / "head.safetensors" if source.local else None
+    if path is None or not path.is_file():
+        return
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    shapes = {k: tuple(v.shape) for k, v in model.head.state_dict().items()}
+    if shapes == {k: tuple(v.shape) for k, v in weights.items()}:
+        model.head.load_state_dict(weights)
+
+
+def save(model: PreTrainedModel | PooledModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, task: dict[str, Any]) -> None:
+    """Write a plain transformers folder (safetensors), with `luthier.json` beside it.
+
+    A head that transformers does not know goes to head.safetensors.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    trunk = model.trunk if isinstance(model, PooledModel) else model
+    attention, trunk.config._attn_implementation = trunk.config._attn_implementation, "sdpa"
+    try:
+        weights = {k: v.detach().to("cpu", torch.float32) if v.is_floating_point() else v for k, v in trunk.state_dict().items()}
+        trunk.config.dtype = torch.float32
+        trunk.save_pretrained(folder, state_dict=weights)
+    finally:
+        trunk.config._attn_implementation = attention
+    if isinstance(model, PooledModel):
+        save_file({k: v.detach().float().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+    tokenizer.backend_tokenizer.no_padding()  # type: ignore[attr-defined]
+    tokenizer.backend_tokenizer.no_truncation()  # type: ignore[attr-defined]
+    tokenizer.save_pretrained(folder)
+    (folder / "luthier.json").write_text(json.dumps(task, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, and no notes about the new head, while transformers loads."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def friendly(source: Source) -> Iterator[None]:
+    """Turn what transformers and the hub raise for a model into a ModelError with a remedy."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        text = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        remedy = "check the name, the revision and the network; or give a local folder"
+        if source.local is not None:
+            remedy = "the folder needs config.json, *.safetensors and tokenizer.json of one model"
+        elif guess := nearest(source.name, ["minilm"]):
+            remedy = f"did you mean {guess}?"
+        if "trust_remote_code" in text or "custom code" in text:
+            text, remedy = "wants to run its own code", "choose a model whose architecture is in transformers; Luthier runs no code from a model"
+        raise ModelError(f"cannot be loaded: {text}", where=f"model {source.name}", remedy=remedy) from error

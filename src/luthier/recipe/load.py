@@ -1,0 +1,221 @@
+"""Reading a recipe: YAML or a dict, with overrides, into a `Resolved` recipe that knows its sources.
+
+Enters: a file or a mapping, and `path=value` overrides. Leaves: a `Resolved`, which holds the
+recipe, the folder its paths are relative to, and for each value where it came from. All faults are
+raised together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from luthier.errors import Fault, RecipeError
+from luthier.recipe.sections import Recipe
+from luthier.registry import nearest
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with the origin of its values.
+
+    `sources` maps dotted paths to `file`, `flag`, or what a value was inferred from; a path that is
+    absent has its default. `inferred` holds the values that replace `auto`.
+    """
+
+    recipe: Recipe
+    folder: Path
+    name: str
+    sources: dict[str, str] = field(default_factory=dict)
+    inferred: dict[str, Any] = field(default_factory=dict)
+
+    def infer(self, path: str, value: Any, because: str) -> None:
+        """Record what an `auto` became and why."""
+        self.inferred[path] = value
+        self.sources[path] = f"inferred: {because}"
+
+
+def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = ()) -> Resolved:
+    """Read and check a recipe.
+
+    `overrides` are `section.key=value` with YAML values. Raises RecipeError with every fault.
+    """
+    if isinstance(source, Recipe):
+        raw, folder, name, origin = source.model_dump(mode="json", exclude_unset=True), Path.cwd(), "recipe", "python"
+    elif isinstance(source, Mapping):
+        raw, folder, name, origin = _copy(source), Path.cwd(), "recipe", "python"
+    else:
+        raw, folder, name, origin = _read(Path(source)), Path(source).resolve().parent, Path(source).stem, "file"
+    sources = dict.fromkeys(leaves(raw), origin)
+    faults: list[Fault] = []
+    for text in overrides:
+        try:
+            path, value = _override(text)
+        except ValueError as error:
+            faults.append(Fault(str(error), "--set", "write --set section.key=value"))
+            continue
+        _put(raw, path, value)
+        sources = {k: v for k, v in sources.items() if not k.startswith(f"{path}.")}
+        sources.update(dict.fromkeys(leaves({path: value}), "flag"))
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError([*faults, *_faults(error, raw)]) from None
+    if faults:
+        raise RecipeError(faults)
+    return Resolved(recipe, folder, recipe.output.name or name, sources)
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, every value written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> value, for everything that is not a non-empty mapping."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            found.update(leaves(value, f"{path}."))
+        else:
+            found[path] = value
+    return found
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice and reads 3e-4 as a number."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+        seen[key] = 1
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_FLOAT = __import__("re").compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else None
+        raise RecipeError([Fault("no such recipe", str(path), f"did you mean {path.parent / near}?" if near else None)]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([Fault(f"cannot be read: {error}", str(path), "a recipe is a UTF-8 YAML file")]) from None
+    try:
+        raw = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise RecipeError([Fault(f"not YAML: {error.problem}", f"{path}:{line}")]) from None
+    except yaml.YAMLError as error:
+        raise RecipeError([Fault(f"not YAML: {str(error).splitlines()[0]}", str(path))]) from None
+    if not isinstance(raw, dict):
+        raise RecipeError([Fault("a recipe is a mapping of sections", str(path), "start with `data:`")])
+    return raw
+
+
+def _override(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise ValueError(f"{text!r} is not of the form section.key=value")
+    try:
+        return path.strip(), yaml.load(value, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError:
+        return path.strip(), value
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path, turning the short forms `model: name` and `data: file` into sections."""
+    *parents, key = path.split(".")
+    for parent in parents:
+        child = tree.get(parent)
+        if isinstance(child, str):
+            child = {{"model": "name", "data": "train", "task": "type"}.get(parent, parent): child}
+        if not isinstance(child, dict):
+            child = {}
+        tree[parent] = child
+        tree = child
+    tree[key] = value
+
+
+def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
+    """Each pydantic complaint as a fault with its dotted path and a remedy; unions said once."""
+    found: dict[str, Fault] = {}
+    for item in error.errors():
+        path = _path(item["loc"])
+        if item["type"] == "extra_forbidden":
+            *parents, key = path.split(".")
+            guess = nearest(key, _fields(parents))
+            remedy = f"did you mean {'.'.join([*parents, guess])}?" if guess else f"known here: {', '.join(_fields(parents))}"
+            fault = Fault(f"unknown key {key!r}", path, remedy)
+        elif item["type"] == "missing":
+            fault = Fault("is missing", path, f"add {path}")
+        else:
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            remedy = _description(path.split("."))
+            fault = Fault(f"{message} (got {item['input']!r})"[:300], path or "recipe", remedy)
+        earlier = found.get(path)
+        if earlier is None:
+            found[path] = fault
+        elif earlier.message != fault.message:
+            found[path] = Fault(f"{earlier.message.rsplit(' (got', 1)[0]}, or {fault.message}", path, fault.remedy)
+    return list(found.values())
+
+
+def _path(location: Sequence[Any]) -> str:
+    """The dotted path of a pydantic location, without its union and validator tags."""
+    path: list[str] = []
+    for part in location:
+        if isinstance(part, int):
+            path.append(str(part))
+        elif part in _fields(path) or (path and not _fields(path) and part.isidentifier() and not _is_tag(part)):
+            path.append(str(part))
+        elif not _is_tag(str(part)):
+            path.append(str(part))
+    return ".".join(path)
+
+
+def _is_tag(part: str) -> bool:
+    return any(c in part for c in "[(-") or part in ("int", "float", "str", "bool", "auto", "constrained-int", "constrained-float")
+
+
+def _model_at(path: Sequence[str]) -> type[BaseModel] | None:
+    """The section class at a dotted path; tasks by the default task's options."""
+    from luthier.registry import TASK_OPTIONS
+
+    current: Any = Recipe
+    for part in path:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
+            return None
+        current = TASK_OPTIONS.load("classification") if part == "task" else current.model_fields[part].annotation
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+
+
+def _fields(path: Sequence[str]) -> list[str]:
+    model = _model_at(path)
+    return list(model.model_fields) if model else []
+
+
+def _description(path: Sequence[str]) -> str | None:
+    model = _model_at(path[:-1])
+    if model is None or path[-1] not in model.model_fields:
+        return None
+    return model.model_fields[path[-1]].description

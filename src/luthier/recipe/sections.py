@@ -1,0 +1,189 @@
+"""What users may write: the sections of a recipe, torch-free.
+
+Each section says what its values mean, their units and their defaults. `auto` means: inferred from
+the data, the model or the machine, and shown by `luthier explain` with its source.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+from luthier.recipe.tasks.options import TaskOptions
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    """Strict: unknown keys are refused, values are checked again on assignment."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class Data(Section):
+    """Where rows come from and how they are shared out.
+
+    Paths are relative to the recipe's folder, or to the data set's folder where `name` is given.
+    """
+
+    name: str | None = Field(None, description="name of a public data set: its folder under $LUTHIER_DATA")
+    origin: str | None = Field(
+        None, description="where the public data set comes from: github:OWNER/REPO@COMMIT[/FOLDER] or hf:OWNER/NAME@COMMIT"
+    )
+    sample: bool = Field(False, description="use the few rows shipped with Luthier instead of the whole data set")
+    train: Paths = Field(description="training files: CSV, TSV, JSONL, JSON, Parquet, plain or .gz")
+    validation: Paths | None = Field(None, description="validation files; split from train where absent")
+    test: Paths | None = Field(None, description="test files; split from train where absent")
+    format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet"] = Field("auto", description="file format")
+    encoding: str = Field("auto", description="text encoding; auto detects it")
+    text: str = Field("text", description="column that holds the text")
+    text_pair: str | None = Field(None, description="column that holds the second text of a pair")
+    label: str | list[str] = Field("label", description="label column; a list of 0/1 columns is multi-label")
+    columns: list[str] | None = Field(None, description="column names, for files without a header line")
+    label_separator: str | None = Field(None, description="splits a label cell into several labels (multi-label)")
+    exclude: dict[str, list[str]] = Field(default_factory=dict, description="leave out rows whose column has one of these values")
+    duplicates: Literal["keep", "drop"] = Field("keep", description="what to do with exact repeats of text and label")
+    limit: int | None = Field(None, gt=0, description="train on at most this many rows, drawn with the seed")
+    max_bad_share: Share = Field(0.05, description="refuse to train when more of the rows than this cannot be read")
+    validation_share: Share = Field(0.1, description="share of train held out for validation where no file is given")
+    test_share: Share = Field(0.2, description="share of train held out for testing where no file is given")
+
+    @field_validator("origin")
+    @classmethod
+    def _pinned(cls, value: str | None) -> str | None:
+        from luthier.data.origin import parse
+
+        if value is not None:
+            parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Data:
+        if self.validation_share + self.test_share >= 0.9:
+            raise ValueError("validation_share and test_share leave less than a tenth of the rows for training")
+        if self.sample and not self.name:
+            raise ValueError("sample needs the name of a public data set")
+        return self
+
+
+class Model(Section):
+    """Which model is fine-tuned, and its head."""
+
+    name: str = Field("minilm", description="alias (minilm), Hugging Face id, or local folder")
+    revision: str | None = Field(None, description="commit of a Hugging Face id; recorded in the run in any case")
+    layers: int | None = Field(None, gt=0, description="keep only this many bottom layers")
+    dropout: Share | None = Field(None, description="one dropout probability for the whole model; its own where absent")
+    head: str = Field("linear", description="linear (the architecture's own), mlp, or module:callable")
+    max_length: Auto | Annotated[int, Field(gt=1)] = Field("auto", description="longest example in tokens; the rest is cut and counted")
+
+
+class Training(Section):
+    """How weights move."""
+
+    epochs: Auto | Annotated[float, Field(gt=0)] = Field("auto", description="passes over the training rows; inferred from their number")
+    max_steps: int | None = Field(None, gt=0, description="stop after this many updates, whatever epochs says")
+    batch_size: int = Field(32, gt=0, description="examples an update and accumulation part")
+    gradient_accumulation: int = Field(1, gt=0, description="parts of batch_size examples summed into one update")
+    max_tokens: int = Field(8192, gt=0, description="tokens a forward pass at most; larger batches run in several passes, same gradient")
+    learning_rate: Auto | Annotated[float, Field(gt=0)] = Field("auto", description="peak learning rate; inferred from the model's width")
+    schedule: Literal["linear", "cosine", "constant", "one_cycle", "plateau"] = Field("linear", description="course of the learning rate")
+    warmup: Share = Field(0.1, description="share of the updates over which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW decay, not on biases and norms")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="AdamW moment decays")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW epsilon")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+    early_stopping: int | None = Field(None, gt=0, description="stop after this many evaluations without improvement")
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: multiplies the learning rate")
+    plateau_patience: int = Field(2, gt=0, description="plateau: evaluations without improvement before it does")
+    gap_warning: float = Field(0.5, gt=0, description="warn when validation loss exceeds training loss by this")
+    precision: Auto | Literal["fp32", "bf16"] = Field("auto", description="bf16 keeps fp32 master weights")
+    attention: Auto | Literal["ragged", "padded"] = Field("auto", description="ragged batches, or padded ones")
+    device: Auto | Literal["cpu", "cuda", "mps"] = Field("auto", description="where to train")
+    threads: Auto | Annotated[int, Field(gt=0)] = Field("auto", description="CPU threads; results repeat to the bit for equal counts")
+    seed: int = Field(0, ge=0, description="seeds the split, the head, the order and dropout")
+
+
+class Evaluation(Section):
+    """What is measured, when, and with what uncertainty."""
+
+    every: Literal["epoch"] | Annotated[int, Field(gt=0)] = Field("epoch", description="evaluate each epoch, or every so many updates")
+    metric: str = Field("auto", description="validation score by which the best checkpoint is chosen; auto is the task's own, loss is the loss")
+    restore_best: bool = Field(True, description="end with the best checkpoint rather than the last")
+    base_model: bool = Field(True, description="score the model before training too")
+    baselines: list[Literal["majority", "tfidf", "frozen"]] = Field(
+        default_factory=lambda: ["majority", "tfidf", "frozen"], description="simple methods scored beside the model"
+    )
+    bootstrap: int = Field(1000, ge=100, description="resamples for the 95% intervals")
+    max_tokens: int = Field(16384, gt=0, description="tokens a forward pass at most in evaluation")
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return [] if value is None else value
+
+
+class Checkpoints(Section):
+    """What is saved while training, for resume and for the best score."""
+
+    every_steps: int | None = Field(None, gt=0, description="also save every so many updates")
+    every_minutes: float = Field(10.0, gt=0, description="also save when so much time has passed")
+    keep: int = Field(1, gt=0, description="newest checkpoints kept, beside the best")
+
+
+class Output(Section):
+    """Where the run goes."""
+
+    folder: str = Field("runs", description="folder of all runs, relative to the working folder")
+    name: str | None = Field(None, description="name of the run; the recipe's file name where absent")
+
+
+def _task_options(value: Any) -> Any:
+    """Let the task's own options class validate the section."""
+    from luthier.registry import TASK_OPTIONS
+
+    if isinstance(value, TaskOptions):
+        return value
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, dict):
+        raise ValueError("expected the name of a task or a section with a type")
+    name = str(value.get("type", "classification"))
+    if name not in TASK_OPTIONS.names():
+        from luthier.registry import nearest
+
+        guess = nearest(name, TASK_OPTIONS.names())
+        raise ValueError(f"unknown task {name!r}" + (f"; did you mean {guess}?" if guess else ""))
+    return TASK_OPTIONS.load(name).model_validate(value)
+
+
+class Recipe(Section):
+    """The whole of what a user asks for."""
+
+    data: Data
+    task: Annotated[SerializeAsAny[TaskOptions], BeforeValidator(_task_options)] = Field(
+        default_factory=lambda: _task_options("classification")
+    )
+    model: Model = Field(default_factory=Model)
+    training: Training = Field(default_factory=Training)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints)
+    output: Output = Field(default_factory=Output)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_path(cls, value: Any) -> Any:
+        return {"train": value} if isinstance(value, str) else value

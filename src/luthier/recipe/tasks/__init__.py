@@ -1,0 +1,1 @@
+"""Options of each task, one file a task, torch-free."""

@@ -1,0 +1,91 @@
+"""Names to things, lazily: `classification` -> `luthier.tasks.classification:Classification`.
+
+One registration a thing, in one place; a plugin adds its own through an entry point of the group
+`luthier.<kind>`. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import DependencyError, LuthierError, RecipeError, Fault
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name a mistyped one most likely meant."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+class Registry:
+    """Names of one kind, each an import path `module:attribute`."""
+
+    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+        self.kind, self._entries = kind, dict(entries)
+        self._plugins_read = False
+
+    def names(self) -> list[str]:
+        """All names, plugins' too, sorted."""
+        if not self._plugins_read:
+            from importlib.metadata import entry_points
+
+            for point in entry_points(group=f"luthier.{self.kind}"):
+                self._entries.setdefault(point.name, point.value)
+            self._plugins_read = True
+        return sorted(self._entries)
+
+    def path(self, name: str, *, where: str | None = None) -> str:
+        """The import path of a name; RecipeError with the nearest one when unknown."""
+        if name not in self._entries and name not in self.names():
+            guess = nearest(name, self._entries)
+            remedy = f"did you mean {guess}?" if guess else f"one of: {', '.join(self.names())}"
+            raise RecipeError([Fault(f"unknown {self.kind} {name!r}", where, remedy)])
+        return self._entries[name]
+
+    def load(self, name: str, *, where: str | None = None) -> Any:
+        """The thing itself."""
+        return load_callable(self.path(name, where=where), where=where)
+
+
+def load_callable(path: str, *, where: str | None = None) -> Any:
+    """Import `module:attribute`, looking in the current folder too.
+
+    Raises LuthierError that names the part which is missing.
+    """
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise LuthierError(f"{path!r} is not of the form module:callable", where=where)
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise LuthierError(f"no module {error.name!r} for {path!r}", where=where,
+                           remedy="run from the folder that holds it, or install it") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if not hasattr(module, attribute):
+        guess = nearest(attribute, dir(module))
+        raise LuthierError(f"{module_name} has no {attribute!r}", where=where,
+                           remedy=f"did you mean {guess}?" if guess else None)
+    return getattr(module, attribute)
+
+
+def require(module: str, *, extra: str, purpose: str) -> Any:
+    """Import an optional package, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DependencyError(module, extra=extra, purpose=purpose) from error
+
+
+TASKS = Registry("task", {"classification": "luthier.tasks.classification:Classification"})
+TASK_OPTIONS = Registry("task_options", {"classification": "luthier.recipe.tasks.classification:ClassificationOptions"})

@@ -1,0 +1,71 @@
+"""A run's model as a plain folder that transformers loads without Luthier.
+
+Enters: a finished run. Leaves: a folder with safetensors weights, config with label names, tokenizer
+and model card, which has been loaded again through plain transformers and found to agree.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from luthier.errors import RunError, SpaceError
+from luthier.inference.model import Predictor
+from luthier.models.load import quiet
+from luthier.runs.store import Run
+
+AGREEMENT = 1e-3
+"""Largest difference between Luthier's answers and plain transformers', in logits."""
+
+
+def export_hf(run: Run, target: Path) -> float:
+    """Write the folder; returns the largest difference found when it was read back.
+
+    Raises RunError for a head that transformers does not know, and SpaceError where the folder exists
+    with something in it or cannot be written.
+    """
+    predictor = Predictor(run.model, device="cpu")
+    if predictor.card["head"] != "linear":
+        raise RunError(f"its head, {predictor.card['head']}, is not part of the architecture, so transformers cannot load it",
+                       where=str(run.folder), remedy="predict with Luthier, or train with model.head: linear")
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise SpaceError("is there already and not empty", where=str(target), remedy="choose another folder")
+    temporary = target.with_name(f".{target.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(run.model, temporary, ignore=shutil.ignore_patterns(".*"))
+        difference = read_back(temporary, run, predictor)
+        if difference > AGREEMENT:
+            raise RunError(f"the exported model differs by {difference:.1e}; nothing was written", where=str(target))
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+    except OSError as error:
+        raise SpaceError(f"cannot be written: {error.strerror}", where=str(target), remedy="choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return difference
+
+
+def read_back(folder: Path, run: Run, predictor: Predictor, *, rows: int = 8) -> float:
+    """Largest logit difference between plain transformers and the run's own answers on test texts."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    sample = run.lines("predictions/test.jsonl")[:rows]
+    texts = [r["text"] for r in sample]
+    pairs = [r["text_pair"] for r in sample]
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    inputs = tokenizer(
+        texts, pairs if pairs[0] is not None else None, padding=True, truncation=True,
+        max_length=predictor.card["max_length"], return_tensors="pt",
+    )
+    if "token_type_ids" not in tokenizer.model_input_names:
+        inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        plain = model(**inputs).logits.double().numpy()
+    return float(np.abs(plain - predictor.outputs(texts, pairs if pairs[0] is not None else None)).max())

@@ -1,0 +1,1 @@
+"""Tasks: what is learned. One file a task, each from record to score."""

@@ -1,0 +1,349 @@
+"""Classification: one label, several labels, or a number, for a text or a pair of texts.
+
+Enters: rows. Leaves, along the data path: records, token ids with targets, the loss of a batch,
+decoded predictions and scores. Torch is imported only where a batch is computed, so that a data set
+can be checked without it.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.data.prepare import Record, need_columns
+from luthier.data.rows import Row, Rows
+from luthier.data.split import Part
+from luthier.errors import DataError
+from luthier.registry import nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from luthier.models.batch import Batch, Loss
+    from luthier.models.forward import Layout
+    from luthier.recipe.sections import Data
+    from luthier.recipe.tasks.classification import ClassificationOptions
+
+Kind = Literal["single_label", "multi_label", "regression"]
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+MAX_LABELS = 1000
+
+
+class Classification:
+    """The task, with the label space that the training rows gave it."""
+
+    name = "classification"
+
+    def __init__(
+        self, options: ClassificationOptions, data: Data, *, kind: Kind, labels: Sequence[str], by_number: bool = False
+    ) -> None:
+        self.options, self.data, self.kind, self.labels = options, data, kind, tuple(labels)
+        self._index = {str(i) if by_number else label: i for i, label in enumerate(labels)}
+        self.by_number = by_number
+        self.class_weights: list[float] | None = None
+        self.target_mean = 0.0
+
+    # ── rows to records ────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    def plan(cls, options: ClassificationOptions, data: Data, rows: dict[Part, Rows]) -> Classification:
+        """Find the kind and the labels in the training rows.
+
+        Raises DataError for missing columns, fewer than two labels, or labels of other parts that
+        training never shows.
+        """
+        columns = {name: "task.prompt" for name in _prompt_fields(options.prompt)}
+        label_columns = [data.label] if isinstance(data.label, str) else data.label
+        columns |= {data.text: "data.text"} | dict.fromkeys(label_columns, "data.label")
+        if data.text_pair:
+            columns[data.text_pair] = "data.text_pair"
+        for part in rows.values():
+            need_columns(part, columns)
+        train = rows["train"].rows
+        kind = options.kind if options.kind != "auto" else _kind(data, train)
+        if kind == "regression":
+            return cls(options, data, kind=kind, labels=["score"])
+        seen = Counter(v for row in train if not _excluded(row, data) for v in _cells(row, data))
+        labels, by_number = _label_space(options.labels, seen)
+        task = cls(options, data, kind=kind, labels=labels, by_number=by_number)
+        if len(labels) < 2:
+            raise DataError(f"training has only the label {labels[0]!r}" if labels else "training has no labels",
+                            where="data.label", remedy="a classifier needs rows of at least two classes")
+        if len(labels) > MAX_LABELS:
+            raise DataError(f"{len(labels)} different labels", where="data.label",
+                            remedy="is this the label column? for numbers set task.kind: regression")
+        task._refuse_unknown(rows)
+        return task
+
+    def record(self, row: Row) -> Record | str:
+        """The row's texts and target, or why it cannot be used."""
+        texts = [row.values.get(self.data.text)]
+        texts += [row.values.get(self.data.text_pair)] if self.data.text_pair else []
+        if any(not isinstance(t, str) or not t.strip() for t in texts):
+            return "empty text" if any(t is None or not str(t).strip() for t in texts) else "text is not a string"
+        target = self._target(row)
+        if isinstance(target, str):
+            return target
+        text = texts[0]
+        if self.options.prompt:
+            values = {n: row.values.get(n) for n in _prompt_fields(self.options.prompt)}
+            if any(v is None for n, v in values.items() if n != "text"):
+                return "a column of the prompt is empty"
+            text = self.options.prompt.format(**{**values, "text": text})
+        return Record(str(text), str(texts[1]) if len(texts) > 1 else None, target, row.file, row.line)
+
+    def _target(self, row: Row) -> Any:
+        if self.kind == "regression":
+            try:
+                value = float(row.values[str(self.data.label)])
+            except (TypeError, ValueError, KeyError):
+                return f"not a number: {row.values.get(str(self.data.label))!r}"
+            return value if math.isfinite(value) else "not a finite number"
+        cells = _cells(row, self.data)
+        if self.kind == "single_label" and not cells:
+            return "no label"
+        unknown = [c for c in cells if c not in self._index]
+        if unknown:
+            return f"unknown label: {unknown[0]!r}"
+        found = sorted({self._index[c] for c in cells})
+        return found[0] if self.kind == "single_label" else tuple(found)
+
+    def stratum(self, record: Record) -> str:
+        """Rows of one stratum are shared out in proportion."""
+        if self.kind == "regression":
+            return "all"
+        return str(record.target if self.kind == "single_label" else (record.target or ("none",))[0])
+
+    def _refuse_unknown(self, rows: dict[Part, Rows]) -> None:
+        for part, held in rows.items():
+            for row in held.rows:
+                unknown = next((c for c in _cells(row, self.data) if c not in self._index), None)
+                if unknown is not None and not _excluded(row, self.data):
+                    guess = nearest(unknown, self._index)
+                    raise DataError(
+                        f"label {unknown!r} of the {part} part is not among those of training", where=f"{row.file}:{row.line}",
+                        remedy=(f"did you mean {guess!r}? " if guess else "")
+                        + "correct it, add training rows with it, or leave it out with data.exclude",
+                    )
+
+    def leaks(self, rows: Sequence[Row]) -> str | None:
+        """The prompt column that gives the label away, if one does.
+
+        A column gives it away when it holds the label's name itself, or when its values repeat and
+        each goes with one label only.
+        """
+        label_columns = {self.data.label} if isinstance(self.data.label, str) else set(self.data.label)
+        for column in _prompt_fields(self.options.prompt):
+            if column in (self.data.text, "text"):
+                continue
+            if column in label_columns:
+                return f"{column!r} is the label itself"
+            pairs = Counter((str(r.values.get(column)).strip(), "|".join(_cells(r, self.data))) for r in rows)
+            values = {value for value, _ in pairs}
+            if rows and sum(n for (value, label), n in pairs.items() if value.casefold() == label.casefold()) > 0.9 * len(rows):
+                return f"{column!r} holds the label"
+            pure = len(pairs) == len(values)
+            if pure and 1 < len(values) <= len(rows) // 3:
+                return f"each value of {column!r} goes with one label only"
+        return None
+
+    # ── label statistics ───────────────────────────────────────────────────────────────────────
+
+    def fit(self, train: Sequence[Record]) -> None:
+        """Learn from the training records what the loss needs: class weights, the mean target."""
+        if self.kind == "regression":
+            self.target_mean = sum(r.target for r in train) / len(train)
+            return
+        wanted = self.options.class_weights
+        if wanted == "none":
+            return
+        counts = self.label_counts(train)
+        if wanted == "balanced":
+            n, multi = len(train), self.kind == "multi_label"
+            self.class_weights = [
+                ((n - c) / max(c, 1) if multi else n / (len(self.labels) * max(c, 1))) for c in counts.values()
+            ]
+            return
+        unknown = next((k for k in wanted if k not in self.labels), None)
+        if unknown is not None:
+            raise DataError(f"no label {unknown!r}", where="task.class_weights", remedy=f"labels: {', '.join(self.labels[:20])}")
+        self.class_weights = [wanted.get(label, 1.0) for label in self.labels]  # type: ignore[union-attr]
+
+    def label_counts(self, records: Sequence[Record]) -> dict[str, int]:
+        """Records of each label."""
+        counts = Counter(i for r in records for i in ([r.target] if self.kind == "single_label" else r.target))
+        return {label: counts[i] for i, label in enumerate(self.labels)}
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head."""
+        return len(self.labels)
+
+    @property
+    def problem_type(self) -> str:
+        """transformers' name of the kind."""
+        return PROBLEM_TYPES[self.kind]
+
+    @property
+    def metric(self) -> str:
+        """The score by which checkpoints are compared where the recipe names none."""
+        return {"single_label": "accuracy", "multi_label": "f1_micro", "regression": "pearson"}[self.kind]
+
+    def state(self) -> dict[str, Any]:
+        """What a saved model needs to predict again."""
+        return {"kind": self.kind, "labels": list(self.labels), "by_number": self.by_number}
+
+    # ── batches to losses ──────────────────────────────────────────────────────────────────────
+
+    def targets(self, records: Sequence[Record]) -> Tensor:
+        """Targets of a part, one row a record: (n,) int64, (n, labels) float, or (n,) float."""
+        import torch
+
+        if self.kind == "single_label":
+            return torch.tensor([r.target for r in records], dtype=torch.int64)
+        if self.kind == "regression":
+            return torch.tensor([r.target for r in records], dtype=torch.float32)
+        table = torch.zeros(len(records), len(self.labels))
+        for i, record in enumerate(records):
+            table[i, list(record.target)] = 1.0
+        return table
+
+    def loss(self, layout: Layout) -> Callable[[nn.Module, Batch], Loss]:
+        """The loss function `(model, batch) -> Loss`: sums and weights as torch's own means have them."""
+        import torch
+
+        from luthier.models.batch import Loss
+        from luthier.models.forward import pooled_logits
+
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights)
+        smoothing, functional = self.options.label_smoothing, torch.nn.functional
+
+        def single(model: nn.Module, batch: Batch) -> Loss:
+            logits, gold = pooled_logits(model, batch, layout).float(), batch.targets["labels"]
+            weight = None if weights is None else weights.to(logits.device)
+            total = functional.cross_entropy(logits, gold, weight=weight, label_smoothing=smoothing, reduction="sum")
+            return Loss(total, float(len(gold) if weight is None else weight[gold].sum()))
+
+        def multi(model: nn.Module, batch: Batch) -> Loss:
+            logits, gold = pooled_logits(model, batch, layout).float(), batch.targets["labels"]
+            smooth = gold * (1 - smoothing) + smoothing / 2
+            weight = None if weights is None else weights.to(logits.device)
+            total = functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weight, reduction="sum")
+            return Loss(total, float(gold.numel()))
+
+        def number(model: nn.Module, batch: Batch) -> Loss:
+            outputs, gold = pooled_logits(model, batch, layout).float()[:, 0], batch.targets["labels"]
+            return Loss(functional.mse_loss(outputs, gold, reduction="sum"), float(len(gold)))
+
+        return {"single_label": single, "multi_label": multi, "regression": number}[self.kind]
+
+    # ── outputs to predictions and scores ──────────────────────────────────────────────────────
+
+    def decode(self, outputs: NDArray[np.float64]) -> list[dict[str, Any]]:
+        """Model outputs (n, width) as predictions for people."""
+        from luthier.tasks.metrics import sigmoid, softmax
+
+        if self.kind == "regression":
+            return [{"value": float(row[0])} for row in outputs]
+        if self.kind == "single_label":
+            return [
+                {"label": self.labels[int(p.argmax())], "score": float(p.max()), "scores": dict(zip(self.labels, p.tolist(), strict=True))}
+                for p in softmax(outputs)
+            ]
+        return [
+            {
+                "labels": [label for label, x in zip(self.labels, p, strict=True) if x >= self.options.threshold],
+                "scores": dict(zip(self.labels, p.tolist(), strict=True)),
+            }
+            for p in sigmoid(outputs)
+        ]
+
+    def gold(self, records: Sequence[Record]) -> NDArray[Any]:
+        """Targets as the array that `scores` takes."""
+        return self.targets(records).numpy()
+
+    def scores(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> dict[str, float]:
+        """Every score of the kind."""
+        from luthier.tasks import metrics
+
+        if self.kind == "single_label":
+            return metrics.single_label(gold, outputs)
+        if self.kind == "regression":
+            return metrics.regression(gold, outputs)
+        return metrics.multi_label(gold, outputs, self.options.threshold)
+
+    def row_loss(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How wrong each row is, in [0, 1] for labels, absolute error for numbers; for paired tests."""
+        import numpy as np
+
+        from luthier.tasks.metrics import sigmoid
+
+        if self.kind == "single_label":
+            return (outputs.argmax(axis=1) != gold).astype(float)
+        if self.kind == "regression":
+            return np.abs(outputs[:, 0] - gold)
+        return ((sigmoid(outputs) >= self.options.threshold) != gold).mean(axis=1)
+
+
+def _prompt_fields(prompt: str | None) -> list[str]:
+    """Columns a prompt names, beside the text."""
+    if prompt is None:
+        return []
+    return [name for _, name, _, _ in string.Formatter().parse(prompt) if name and name != "text"]
+
+
+def _excluded(row: Row, data: Data) -> bool:
+    return any(str(row.values.get(column)) in values for column, values in data.exclude.items())
+
+
+def _cells(row: Row, data: Data) -> list[str]:
+    """The label cells of a row as strings: names of its 1-columns, parts of a split cell, or the cell."""
+    if isinstance(data.label, list):
+        return [c for c in data.label if str(row.values.get(c)).strip().lower() in ("1", "1.0", "true", "yes")]
+    value = row.values.get(data.label)
+    values = value if isinstance(value, list) else [value]
+    if data.label_separator and isinstance(value, str):
+        values = value.split(data.label_separator)
+    return [text for text in (_cell(v) for v in values) if text]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _kind(data: Data, rows: Sequence[Row]) -> Kind:
+    """Several labels where the recipe or a cell says so; numbers with fractions are a regression."""
+    if isinstance(data.label, list) or data.label_separator or any(isinstance(r.values.get(data.label), list) for r in rows):
+        return "multi_label"
+    values = [_cell(r.values.get(data.label)) for r in rows]
+    try:
+        numbers = [float(v) for v in values if v]
+    except ValueError:
+        return "single_label"
+    return "regression" if any(not n.is_integer() for n in numbers) else "single_label"
+
+
+def _label_space(wanted: list[str] | None, seen: Counter[str]) -> tuple[list[str], bool]:
+    """The labels in order, and whether cells hold their numbers instead of their names."""
+    if wanted is None:
+        if all(v.lstrip("-").isdigit() for v in seen):
+            return sorted(seen, key=int), False
+        return sorted(seen), False
+    if len(set(wanted)) != len(wanted):
+        raise DataError("a label stands twice", where="task.labels")
+    numbers = {str(i) for i in range(len(wanted))}
+    by_number = bool(seen) and set(seen) <= numbers and not set(seen) <= set(wanted)
+    return list(wanted), by_number

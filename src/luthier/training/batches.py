@@ -1,0 +1,93 @@
+"""Examples to updates: an endless, resumable iterator of micro-batches within a token budget.
+
+Enters: examples in token ids with their targets. Leaves: `Update`s, each the micro-batches whose
+gradients make one optimizer step. The order is a function of (seed, epoch) alone and the position is
+two numbers, so resuming is exact.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from luthier.models.batch import Batch, collate
+
+
+@dataclass(frozen=True)
+class Update:
+    """The micro-batches of one optimizer step; `epoch` is 0-based, `ends_epoch` marks its last."""
+
+    batches: tuple[Batch, ...]
+    epoch: int
+    ends_epoch: bool
+
+
+class UpdateStream:
+    """Iterates updates forever, epoch after epoch.
+
+    `size` examples make an update. Its examples are laid into as few forward passes as `max_tokens`
+    allows, by length; with sums-and-weights losses the cut does not change the gradient.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[dict[str, Any]],
+        targets: dict[str, Tensor],
+        *,
+        size: int,
+        max_tokens: int,
+        seed: int,
+        types: bool = False,
+    ) -> None:
+        self._examples, self._targets = examples, targets
+        self._size, self._max_tokens, self._seed, self._types = size, max_tokens, seed, types
+        self.epoch, self.position = 0, 0
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-len(self._examples) // self._size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next update starts."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def __iter__(self) -> Iterator[Update]:
+        while True:
+            order = list(range(len(self._examples)))
+            random.Random(f"{self._seed}/{self.epoch}").shuffle(order)
+            while self.position < len(order):
+                rows = order[self.position : self.position + self._size]
+                self.position += len(rows)
+                epoch, ends = self.epoch, self.position >= len(order)
+                if ends:
+                    self.epoch, self.position = self.epoch + 1, 0
+                yield Update(tuple(self._batches(rows)), epoch, ends)
+                if ends:
+                    break
+
+    def _batches(self, rows: list[int]) -> Iterator[Batch]:
+        for part in within_budget(rows, [len(self._examples[r]["input_ids"]) for r in rows], self._max_tokens):
+            batch = collate([self._examples[r] for r in part], part, types=self._types)
+            chosen = list(batch.rows)
+            yield replace(batch, targets={name: values[chosen] for name, values in self._targets.items()})
+
+
+def within_budget(rows: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Rows, shortest first, in runs of at most `max_tokens` tokens (a longer row stands alone)."""
+    run: list[int] = []
+    tokens = 0
+    for length, row in sorted(zip(lengths, rows, strict=True)):
+        if run and tokens + length > max_tokens:
+            yield run
+            run, tokens = [], 0
+        run.append(row)
+        tokens += length
+    if run:
+        yield run

@@ -1,0 +1,138 @@
+"""Recipe to everything training needs: the second stage.
+
+Enters: a resolved recipe and its data set. Leaves: a `Job`: host, model, token ids of every part and
+the plan. Everything that can fail before training fails here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from luthier.data.split import Part
+from luthier.data.tokens import Tokens, cache_folder, tokenize
+from luthier.errors import Fault, ModelError, RecipeError
+from luthier.models import host as machine
+from luthier.models import load as loading
+from luthier.models.host import Host
+from luthier.models.load import Loaded
+from luthier.models.source import Source, resolve
+from luthier.recipe import Resolved
+from luthier.registry import nearest
+from luthier.workflow.dataset import Dataset, dataset
+from luthier.workflow.events import Listener, Note, Stage, silent
+from luthier.workflow.plan import Plan, infer_from_data, plan
+
+
+@dataclass
+class Job:
+    """All that training, evaluation and the record share."""
+
+    resolved: Resolved
+    data: Dataset
+    host: Host
+    source: Source
+    loaded: Loaded
+    tokens: dict[Part, Tokens]
+    plan: Plan
+    notes: list[str]
+
+    @property
+    def task(self) -> Any:
+        return self.data.task
+
+    def facts(self) -> dict[str, Any]:
+        """What is fixed before the first update, for the run's record."""
+        model = self.loaded.model
+        return {
+            "task": f"classification/{self.task.kind}",
+            "model": self.source.name,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "layout": {"kind": self.loaded.layout.kind, "reason": self.loaded.layout.reason, "pooling": self.loaded.layout.pooling},
+            "plan": vars(self.plan),
+            "sources": self.resolved.sources,
+            "inferred": self.resolved.inferred,
+            "data": {"files": self.data.prepared.files, "summary": self.data.prepared.summary},
+            "tokens": {part: {"rows": len(t), "tokens": sum(t.lengths()), "truncated": t.truncated} for part, t in self.tokens.items()},
+            "host": self.host.facts(),
+            "notes": self.notes,
+        }
+
+
+def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
+    """Read data, load the model, tokenise, and decide every `auto`."""
+    recipe = resolved.recipe
+    source = resolve(recipe.model, folder=resolved.folder)
+    listener(Stage("data", ", ".join(recipe.data.train)))
+    data = dataset(resolved)
+    infer_from_data(resolved, data)
+    host = machine.set_up(device=recipe.training.device, threads=recipe.training.threads, precision=recipe.training.precision)
+    listener(Stage("model", source.name))
+    loaded = loading.load(
+        source,
+        recipe.model,
+        outputs=data.task.outputs,
+        labels=data.task.labels,
+        problem_type=data.task.problem_type,
+        attention=recipe.training.attention,
+        seed=recipe.training.seed,
+    )
+    _start_at_mean(loaded, data.task)
+    listener(Stage("tokens"))
+    tokens, limit = _tokens(resolved, data, loaded)
+    longest = max(max(t.lengths()) for t in tokens.values())
+    config = loaded.model.config.get_text_config()
+    decided = plan(resolved, data, hidden_size=config.hidden_size, longest_model=limit, longest_text=longest)
+    _check_metric(data, decided.metric)
+    notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length)]
+    if loaded.layout.kind == "padded":
+        notes.append(f"batches are padded: {loaded.layout.reason}")
+    for text in notes:
+        listener(Note(text))
+    return Job(resolved, data, host, source, loaded, tokens, decided, notes)
+
+
+def _tokens(resolved: Resolved, data: Dataset, loaded: Loaded) -> tuple[dict[Part, Tokens], int]:
+    wanted = resolved.recipe.model.max_length
+    limit = loaded.max_length
+    if wanted != "auto" and wanted > limit:
+        raise ModelError(f"takes at most {limit} tokens, not {wanted}", where="model.max_length", remedy=f"set it to {limit} or auto")
+    length = limit if wanted == "auto" else wanted
+    backend = loaded.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    tokens: dict[Part, Tokens] = {}
+    for part, records in data.prepared.parts.items():
+        pairs = [r.pair for r in records] if resolved.recipe.data.text_pair else None
+        tokens[part] = tokenize([r.text for r in records], pairs, backend, max_length=length, cache=cache_folder())
+    return tokens, limit
+
+
+def _token_notes(tokens: dict[Part, Tokens], max_length: int) -> list[str]:
+    cut = {part: t for part, t in tokens.items() if t.truncated}
+    return [
+        f"{t.truncated} of {len(t)} {part} texts ({t.truncated / len(t):.1%}) are cut to {max_length} tokens" for part, t in cut.items()
+    ]
+
+
+def _check_metric(data: Dataset, metric: str) -> None:
+    """Refuse a metric that the task does not score."""
+    gold = data.task.gold(data.prepared.parts["validation"][:2])
+    names = list(data.task.scores(gold, np.zeros((len(gold), data.task.outputs))))
+    if metric not in names:
+        guess = nearest(metric, names)
+        remedy = f"did you mean {guess}?" if guess else f"one of: {', '.join(names)}"
+        raise RecipeError([Fault(f"{data.task.kind} has no score {metric!r}", "evaluation.metric", remedy)])
+
+
+def _start_at_mean(loaded: Loaded, task: Any) -> None:
+    """Let a fresh regression head begin at the mean target, so that training need not walk there."""
+    import torch
+
+    if task.kind != "regression":
+        return
+    biases = [p for n, p in loaded.model.named_parameters() if n.endswith("bias") and p.shape == (1,)]
+    if biases and not bool(biases[-1].any()):
+        with torch.no_grad():
+            biases[-1].fill_(task.target_mean)

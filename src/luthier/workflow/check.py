@@ -1,0 +1,75 @@
+"""Finding in seconds what would fail in an hour, and saying what the engine will do.
+
+Enters: a recipe. Leaves: a `Checked`: the data summary, notes, and every value with where it came
+from. Nothing is trained or written but the token cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.models.source import resolve
+from luthier.recipe import Recipe, Resolved, leaves, load_recipe
+from luthier.security.artifacts import need_space
+from luthier.workflow.dataset import dataset
+from luthier.workflow.plan import infer_from_data
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a recipe comes to."""
+
+    resolved: Resolved
+    summary: dict[str, Any]
+    notes: list[str]
+    engine: dict[str, str] = field(default_factory=dict)
+    quarantined: list[Any] = field(default_factory=list)
+
+    def values(self) -> list[tuple[str, Any, str]]:
+        """(path, value, source) of every value, inferred ones in place of `auto`."""
+        found = []
+        for path, value in leaves(self.resolved.recipe.model_dump(mode="json")).items():
+            source = self.resolved.sources.get(path) or next(
+                (s for p, s in self.resolved.sources.items() if path.startswith(f"{p}.")), "default"
+            )
+            found.append((path, self.resolved.inferred.get(path, value), source))
+        return found
+
+
+def check(
+    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), with_model: bool = True
+) -> Checked:
+    """Check a recipe against its data and, unless told otherwise, its model.
+
+    Raises the LuthierError that training would have met.
+    """
+    resolved = load_recipe(recipe, overrides=overrides)
+    source = resolve(resolved.recipe.model, folder=resolved.folder)
+    if not with_model:
+        data = dataset(resolved)
+        infer_from_data(resolved, data)
+        need_space(Path(resolved.recipe.output.folder), 1 << 20, purpose="a run")
+        return Checked(resolved, data.prepared.summary, data.prepared.notes, {"model": source.location}, data.prepared.quarantined)
+    from luthier.workflow.build import build
+
+    job = build(resolved)
+    layout, plan, host = job.loaded.layout, job.plan, job.host
+    parameters = sum(p.numel() for p in job.loaded.model.parameters())
+    disk = parameters * 4 * 3 * (resolved.recipe.checkpoints.keep + 2)
+    need_space(Path(resolved.recipe.output.folder), disk, purpose="training (checkpoints)")
+    tokens = {part: sum(t.lengths()) for part, t in job.tokens.items()}
+    engine = {
+        "model": f"{source.location}, {parameters:,} parameters, all trained",
+        "batches": f"ragged, pooled at the {layout.pooling} token" if layout.kind == "ragged" else f"padded ({layout.reason})",
+        "training": f"{plan.total_updates} updates over {plan.epochs:g} epochs, {tokens['train']:,} tokens an epoch",
+        "device": f"{host.device}, {host.threads} threads, {str(host.dtype).removeprefix('torch.')}",
+        "on": ", ".join(host.on) or "nothing",
+        "off": "; ".join(f"{k} ({v})" for k, v in host.off.items()) or "nothing",
+        "disk": f"at most {disk / 2**20:,.0f} MiB of checkpoints",
+    }
+    return Checked(resolved, job.data.prepared.summary, job.notes, engine, job.data.prepared.quarantined)
+
+

@@ -1,0 +1,78 @@
+"""Recipe to records: the first stage, torch-free, and what `check --no-model` does.
+
+Enters: a resolved recipe. Leaves: a `Dataset`: the task with its label space, the parts of the data
+and the faults that would show only after an hour of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.prepare import Prepared, assemble, exclude, read_files
+from luthier.data.split import Part
+from luthier.errors import DataError
+from luthier.recipe import Resolved
+from luthier.registry import TASKS
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The task, planned on its rows, and the parts."""
+
+    task: Any
+    prepared: Prepared
+
+    def texts(self, part: Part) -> list[str]:
+        """Texts of a part; a pair's texts joined by a line break."""
+        records = self.prepared.parts[part]
+        return [r.text if r.pair is None else f"{r.text}\n{r.pair}" for r in records]
+
+
+def dataset(resolved: Resolved) -> Dataset:
+    """Read, check and split the data of a recipe.
+
+    Raises DataError or RecipeError for columns, labels, rows or prompts that cannot be used.
+    """
+    recipe = resolved.recipe
+    rows, hashes = read_files(recipe.data, folder=resolved.folder)
+    task = TASKS.load(recipe.task.type, where="task.type").plan(recipe.task, recipe.data, rows)
+    for part in rows.values():
+        exclude(part, recipe.data.exclude)
+    leak = task.leaks(rows["train"].rows)
+    if leak:
+        raise DataError(f"the prompt gives the label away: {leak}", where="task.prompt", remedy="take that column out of the prompt")
+    prepared = assemble(rows, recipe.data, record=task.record, stratum=task.stratum, seed=recipe.training.seed)
+    prepared.files = hashes
+    present = {str(r.target) for r in prepared.parts["train"]}
+    if task.kind != "regression" and len(present) < 2:
+        raise DataError("the usable training rows have one class only", where="data.label",
+                        remedy="a classifier needs rows of at least two classes")
+    task.fit(prepared.parts["train"])
+    _describe(task, prepared)
+    return Dataset(task, prepared)
+
+
+def _describe(task: Any, prepared: Prepared) -> None:
+    """Add label counts and text lengths to the summary, and notes on what stands out."""
+    summary = prepared.summary
+    summary["labels"] = {
+        part: task.label_counts(records) if task.kind != "regression" else {} for part, records in prepared.parts.items()
+    }
+    lengths = sorted(len(r.text) for r in prepared.parts["train"])
+    summary["characters"] = {"median": lengths[len(lengths) // 2], "longest": lengths[-1]}
+    notes = prepared.notes
+    if summary["rows_quarantined"]:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in summary["quarantine_reasons"].items())
+        notes.append(f"{summary['rows_quarantined']} rows quarantined: {reasons}")
+    if summary["duplicates"]:
+        fate = f"{summary['rows_dropped_as_duplicates']} dropped" if summary["rows_dropped_as_duplicates"] else "kept, on one side of the split"
+        notes.append(f"{summary['duplicates']} repeated texts ({fate}); {summary['conflicting_duplicates']} rows repeat a text under another label")
+    if summary["train_texts_also_in_test"]:
+        notes.append(f"{summary['train_texts_also_in_test']} training texts stand in the test file too: its scores are flattered")
+    counts = summary["labels"]["train"]
+    rare = [label for label, n in counts.items() if n < 8]
+    if rare:
+        notes.append(f"fewer than 8 training rows for {len(rare)} of {len(counts)} labels, among them {rare[0]!r}")
+    if counts and max(counts.values()) > 10 * max(1, min(counts.values())) and task.class_weights is None:
+        notes.append("classes differ more than tenfold in size; task.class_weights: balanced may help")

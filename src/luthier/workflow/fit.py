@@ -1,0 +1,247 @@
+"""Training with everything around it: the third stage.
+
+Enters: a `Job` and a run. Leaves: the trained model, the log, the evaluations, and checkpoints from
+which a killed run goes on to the same bits. The loop knows nothing of any of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier.errors import Interrupted
+from luthier.inference.predict import outputs
+from luthier.models.load import for_training
+from luthier.runs.store import Run
+from luthier.security.artifacts import need_space
+from luthier.tasks.metrics import LOWER_IS_BETTER
+from luthier.training import checkpoint
+from luthier.training.batches import UpdateStream
+from luthier.training.loop import StepReport, train
+from luthier.training.optim import Optimizer
+from luthier.training.schedule import Schedule
+from luthier.workflow.build import Job
+from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
+
+
+@dataclass
+class Progress:
+    """What must survive a crash beside weights, optimizer, schedule and stream."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    bad: int = 0
+    epoch_loss: float = 0.0
+    epoch_steps: int = 0
+    gap: float | None = None
+    stopped: str = ""
+    log_bytes: int = 0
+    evaluation_bytes: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+class Fit:
+    """One training, fresh or resumed."""
+
+    def __init__(self, job: Job, run: Run, *, listener: Listener) -> None:
+        recipe = job.resolved.recipe
+        self.job, self.run, self.listener = job, run, listener
+        self.options, self.evaluation, self.saving = recipe.training, recipe.evaluation, recipe.checkpoints
+        self.model = job.loaded.model
+        kept = for_training(self.model, device=job.host.device, dtype=job.host.dtype)
+        self.optimizer = Optimizer(self.model, self.options, kept=kept)
+        self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates)
+        self.validation = job.tokens["validation"].examples()
+        self.gold = job.task.gold(job.data.prepared.parts["validation"])
+        self.stream = UpdateStream(
+            job.tokens["train"].examples(),
+            {"labels": job.task.targets(job.data.prepared.parts["train"])},
+            size=self.options.batch_size * self.options.gradient_accumulation,
+            max_tokens=self.options.max_tokens,
+            seed=self.options.seed,
+            types=job.loaded.layout.token_types,
+        )
+        self.progress = Progress()
+        self._saved_step, self._saved_at, self._gap_told = -1, time.monotonic(), False
+
+    def go(self) -> Progress:
+        """Train to the end, restore the best weights, and say how it went.
+
+        Raises Interrupted after saving when SIGINT or SIGTERM arrives.
+        """
+        self._restore()
+        size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values()) * 3 * (self.saving.keep + 2)
+        need_space(self.run.checkpoints, size, purpose="training (checkpoints)")
+        self.listener(Stage("train", f"{self.job.plan.total_updates} updates"))
+        with _asked_to_stop() as asked, self._log("log.jsonl", self.progress.log_bytes) as log:
+            reports = train(
+                self.model, self.stream, loss=self.job.task.loss(self.job.loaded.layout), optimizer=self.optimizer,
+                rate=self.schedule.rate, seed=self.options.seed, done=self.progress.step,
+            )
+            begun = time.monotonic() - self.progress.seconds
+            while self.progress.step < self.job.plan.total_updates and not self.progress.stopped:
+                report = next(reports)
+                self._note(report, log)
+                self.progress.seconds = time.monotonic() - begun
+                if self._evaluation_due(report):
+                    self._evaluate(report.step, log)
+                if asked:
+                    self._save(log)
+                    raise Interrupted(f"stopped by {asked[0]} after update {report.step}; everything is saved",
+                                      remedy=f"luthier resume {self.run.folder}")
+                if self._save_due(report):
+                    self._save(log)
+        self._restore_best()
+        return self.progress
+
+    def _note(self, report: StepReport, log: Any) -> None:
+        progress = self.progress
+        progress.step = report.step
+        progress.epoch_loss += report.loss
+        progress.epoch_steps += 1
+        progress.tokens += report.tokens
+        log.write(json.dumps(asdict(report)) + "\n")
+        self.listener(Stepped(report, self.job.plan.total_updates))
+
+    def _evaluation_due(self, report: StepReport) -> bool:
+        every, last = self.evaluation.every, report.step == self.job.plan.total_updates
+        return last or (report.ends_epoch if every == "epoch" else report.step % every == 0)
+
+    def _evaluate(self, step: int, log: Any) -> None:
+        """Score the validation part; choose, stop, slow down and warn by it."""
+        found = outputs(self.model, self.validation, self.job.loaded.layout, max_tokens=self.evaluation.max_tokens)
+        scores = self.job.task.scores(self.gold, found)
+        progress, metric = self.progress, self.job.plan.metric
+        value = -scores[metric] if metric in LOWER_IS_BETTER else scores[metric]
+        better = progress.best is None or value > progress.best
+        if better:
+            progress.best, progress.best_step, progress.bad = value, step, 0
+        else:
+            progress.bad += 1
+        train_loss = progress.epoch_loss / max(1, progress.epoch_steps)
+        progress.gap = scores["loss"] - train_loss
+        progress.epoch_loss, progress.epoch_steps = 0.0, 0
+        line = {"step": step, "train_loss": train_loss, **scores}
+        path = self.run.folder / "evaluations.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        progress.evaluation_bytes = path.stat().st_size
+        self.listener(Evaluated(step, line, metric, better))
+        if self.schedule.observe(scores["loss"]):
+            self.listener(Note(f"validation loss stands still: the learning rate is lowered after update {step}"))
+        if progress.gap > self.options.gap_warning and not self._gap_told:
+            self._gap_told = True
+            self.listener(Note(f"validation loss exceeds training loss by {progress.gap:.2f}: the model learns its rows by heart; "
+                               "more data, more dropout or fewer epochs may help"))
+        patience = self.options.early_stopping
+        if patience is not None and progress.bad >= patience:
+            progress.stopped = f"no better {metric} in {patience} evaluations"
+            self.listener(Note(f"stopped early: {progress.stopped}"))
+        if better and self.evaluation.restore_best:
+            self._save(log)
+
+    def _save_due(self, report: StepReport) -> bool:
+        every = self.saving.every_steps
+        due = every is not None and report.step % every == 0
+        return (due or time.monotonic() - self._saved_at > 60 * self.saving.every_minutes) and report.step != self._saved_step
+
+    def _save(self, log: Any) -> None:
+        log.flush()
+        os.fsync(log.fileno())
+        self.progress.log_bytes = log.tell()
+        state = {"progress": asdict(self.progress), "stream": self.stream.state_dict(), "schedule": self.schedule.state_dict()}
+        checkpoint.save(
+            self.run.checkpoints, step=self.progress.step, weights=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(), state=state,
+        )
+        spare = {f"step-{self.progress.best_step:08d}"} if self.evaluation.restore_best else set()
+        checkpoint.prune(self.run.checkpoints, keep=self.saving.keep, spare=spare)
+        self._saved_step, self._saved_at = self.progress.step, time.monotonic()
+
+    def _restore(self) -> None:
+        """Go on from the newest whole checkpoint, where there is one."""
+        path, refused = checkpoint.newest(self.run.checkpoints)
+        for name, fault in refused.items():
+            self.listener(Note(f"checkpoint {name} is refused: {fault}"))
+        if path is None:
+            (self.run.folder / "evaluations.jsonl").unlink(missing_ok=True)
+            return
+        saved = checkpoint.load(path)
+        self.model.load_state_dict(saved.weights)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.schedule.load_state_dict(saved.state["schedule"])
+        self.stream.load_state_dict(saved.state["stream"])
+        self.progress = Progress(**saved.state["progress"])
+        _cut(self.run.folder / "evaluations.jsonl", self.progress.evaluation_bytes)
+        self._saved_step = saved.step
+        self.listener(Note(f"resumed after update {saved.step}"))
+
+    def _restore_best(self) -> None:
+        best = self.progress.best_step
+        if not self.evaluation.restore_best or best in (0, self.progress.step):
+            return
+        saved = checkpoint.load(self.run.checkpoints / f"step-{best:08d}")
+        self.model.load_state_dict(saved.weights)
+        self.listener(Note(f"the best checkpoint is kept: update {best} of {self.progress.step}"))
+
+    @contextlib.contextmanager
+    def _log(self, name: str, size: int) -> Iterator[Any]:
+        path = self.run.folder / name
+        _cut(path, size)
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+
+
+def _cut(path: Path, size: int) -> None:
+    """Drop what was written after the checkpoint."""
+    if path.exists():
+        os.truncate(path, min(size, path.stat().st_size))
+    elif size == 0:
+        path.touch()
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[str]]:
+    """A list that SIGINT and SIGTERM add their name to; a second signal acts as usual.
+
+    Outside the main thread signals cannot be caught and the list stays empty.
+    """
+    asked: list[str] = []
+    names = (signal.SIGINT, signal.SIGTERM)
+    before: dict[Any, Any] = {}
+
+    def note(number: int, _: Any) -> None:
+        asked.append(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    with contextlib.suppress(ValueError):
+        for number in names:
+            before[number] = signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        with contextlib.suppress(ValueError):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over every tensor of the state, by name."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""After training: predict, evaluate on other data, compare two runs.
+
+Enters: finished runs. Leaves: predictions, scores with intervals, and a paired comparison with the
+rows on which two runs differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.data.prepare import Record
+from luthier.data.rows import Rows, read
+from luthier.errors import DataError, RunError
+from luthier.evaluation import compare as comparing
+from luthier.evaluation.intervals import Score, with_intervals
+from luthier.inference.model import Predictor, read_card, restore_task
+from luthier.runs.store import Run
+from luthier.workflow.train import recipe_of
+
+
+def predict(run: Run, rows: Sequence[str | dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run's predictions for texts, or for rows with the columns of training."""
+    return Predictor(_model(run)).predict(rows)
+
+
+def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 1000) -> tuple[dict[str, Score], Rows]:
+    """Score a run's saved model on its own test part, or on other files with the same columns.
+
+    Returns the scores and what could not be used. Raises DataError where no row is usable.
+    """
+    predictor = Predictor(_model(run), threads=run.facts["host"]["threads"])
+    recipe = recipe_of(run).recipe
+    task = predictor.task
+    task.data = recipe.data
+    if files is None:
+        from luthier.workflow.dataset import dataset
+
+        records, rest = dataset(recipe_of(run)).prepared.parts["test"], Rows()
+    else:
+        rest = Rows()
+        for file in files:
+            found = read(file, format=recipe.data.format, encoding=recipe.data.encoding, columns=recipe.data.columns)
+            rest.rows += found.rows
+            rest.quarantined += found.quarantined
+        records = _usable(task, rest)
+    pairs = [r.pair for r in records] if recipe.data.text_pair else None
+    answers = predictor.outputs([r.text for r in records], pairs, max_tokens=recipe.evaluation.max_tokens)
+    return with_intervals(task.scores, task.gold(records), answers, resamples=resamples), rest
+
+
+def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Comparison, list[dict[str, Any]]]:
+    """B against A on the test rows both were scored on; also the rows on which they differ.
+
+    Raises RunError when their tasks or test rows are not the same.
+    """
+    from safetensors.numpy import load_file
+
+    left, right = a.lines("predictions/test.jsonl"), b.lines("predictions/test.jsonl")
+    task, other = task_of(a), task_of(b)
+    if (task.kind, task.labels) != (other.kind, other.labels):
+        raise RunError("the runs have different labels or kinds", remedy="compare runs of one task")
+    places: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(right):
+        places.setdefault((row["key"], str(row["target"])), []).append(index)
+    pairs = [(i, places[k].pop(0)) for i, row in enumerate(left) if places.get(k := (row["key"], str(row["target"])))]
+    if len(pairs) < max(2, len(left) // 2):
+        raise RunError(f"the runs share {len(pairs)} of {len(left)} test rows", remedy="compare runs with the same data and seed")
+    rows_a, rows_b = [i for i, _ in pairs], [j for _, j in pairs]
+    out_a = load_file(a.folder / "predictions" / "test.safetensors")["outputs"][rows_a]
+    out_b = load_file(b.folder / "predictions" / "test.safetensors")["outputs"][rows_b]
+    gold = _gold(task, [left[i]["target"] for i in rows_a])
+    result = comparing.compare(
+        task.scores, gold, out_a, out_b, loss_a=task.row_loss(gold, out_a), loss_b=task.row_loss(gold, out_b), resamples=resamples
+    )
+    differing = [
+        {"text": left[rows_a[i]]["text"], "target": left[rows_a[i]]["target"], "a": _answer(left[rows_a[i]]), "b": _answer(right[rows_b[i]])}
+        for i in result.differing
+    ]
+    return result, differing
+
+
+def task_of(run: Run) -> Any:
+    """The task of a run without its model."""
+    return restore_task(read_card(_model(run)))
+
+
+def _model(run: Run) -> Path:
+    if not (run.model / "luthier.json").is_file():
+        raise RunError("has no model yet", where=str(run.folder), remedy=f"luthier resume {run.folder}")
+    return run.model
+
+
+def _usable(task: Any, rows: Rows) -> list[Record]:
+    from luthier.data.rows import Quarantined
+
+    checked = [(row, task.record(row)) for row in rows.rows]
+    rows.quarantined += [Quarantined(w.file, w.line, r, "") for w, r in checked if isinstance(r, str)]
+    records = [r for _, r in checked if isinstance(r, Record)]
+    if not records:
+        reason = rows.quarantined[0].reason if rows.quarantined else "the file is empty"
+        raise DataError(f"no usable rows; the first: {reason}", remedy="the file needs the columns of training")
+    return records
+
+
+def _gold(task: Any, targets: list[Any]) -> Any:
+    """Named targets back to the array that scores take."""
+    if task.kind == "regression":
+        return np.array(targets, dtype=float)
+    index = {label: i for i, label in enumerate(task.labels)}
+    if task.kind == "single_label":
+        return np.array([index[t] for t in targets])
+    table = np.zeros((len(targets), len(task.labels)))
+    for row, names in enumerate(targets):
+        table[row, [index[n] for n in names]] = 1
+    return table
+
+
+def _answer(row: dict[str, Any]) -> Any:
+    return next(row[k] for k in ("label", "labels", "value") if k in row)

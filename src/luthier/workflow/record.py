@@ -1,0 +1,106 @@
+"""Answers to facts: the last stage.
+
+Enters: a job whose model is trained, and the outputs of what it is measured against. Leaves: in the
+run folder, scores with intervals, the predictions of the test part, the plain model and the report.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from luthier.evaluation import baselines
+from luthier.evaluation.intervals import Score, with_intervals
+from luthier.evaluation.report import render
+from luthier.inference.predict import embeddings, outputs
+from luthier.models import load as loading
+from luthier.runs.card import model_card
+from luthier.runs.store import Run
+from luthier.security.artifacts import sha256, write_atomic, write_json, write_jsonl, write_text
+from luthier.workflow.build import Job
+from luthier.workflow.events import Listener, Stage
+
+Array = NDArray[np.float64]
+METHODS = {
+    "majority": "always the commonest answer",
+    "tfidf": "TF-IDF and a linear model",
+    "frozen": "base model's embeddings and a linear model",
+    "base": "base model before training",
+    "model": "fine-tuned model",
+}
+
+
+def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
+    """Outputs on the test part of all that the model is measured against, before it is trained.
+
+    Kept in the run, so that a resumed run measures against the same.
+    """
+    path = run.folder / "predictions" / "before.safetensors"
+    if path.exists():
+        return dict(load_file(path))
+    evaluation, task = job.resolved.recipe.evaluation, job.task
+    parts = job.data.prepared.parts
+    train_gold, kind, width = task.gold(parts["train"]), task.kind, task.outputs
+    held = job.tokens["test"].examples()
+    model, layout, budget = job.loaded.model, job.loaded.layout, evaluation.max_tokens
+    model.to(job.host.device)
+    found: dict[str, Array] = {}
+    for name in evaluation.baselines:
+        listener(Stage("baseline", METHODS[name]))
+        if name == "majority":
+            found[name] = baselines.majority(train_gold, len(held), kind=kind, outputs=width)
+        elif name == "tfidf":
+            found[name] = baselines.tfidf(job.data.texts("train"), train_gold, job.data.texts("test"), kind=kind, outputs=width)
+        else:
+            vectors = [embeddings(model, examples, layout, max_tokens=budget) for examples in (job.tokens["train"].examples(), held)]
+            found[name] = baselines.frozen(vectors[0], train_gold, vectors[1], kind=kind, outputs=width)
+    if evaluation.base_model:
+        listener(Stage("baseline", METHODS["base"]))
+        found["base"] = outputs(model, held, layout, max_tokens=budget)
+    found = {name: np.ascontiguousarray(value, dtype=np.float64) for name, value in found.items()}
+    write_atomic(path, lambda p: save_file(found, p))
+    return found
+
+
+def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener) -> dict[str, dict[str, Score]]:
+    """Save the model, score it and everything it is measured against, and write the report."""
+    evaluation, task, test = job.resolved.recipe.evaluation, job.task, job.data.prepared.parts["test"]
+    listener(Stage("evaluate", f"{len(test)} test rows"))
+    answers = outputs(job.loaded.model, job.tokens["test"].examples(), job.loaded.layout, max_tokens=evaluation.max_tokens)
+    gold = task.gold(test)
+    everything = {name: measured[name] for name in METHODS if name in measured} | {"model": answers}
+    scores = {
+        name: with_intervals(task.scores, gold, values, resamples=evaluation.bootstrap) for name, values in everything.items()
+    }
+    state = {"task": job.resolved.recipe.task.model_dump(mode="json"), "state": task.state(), "max_length": job.plan.max_length,
+             "text": job.resolved.recipe.data.text, "text_pair": job.resolved.recipe.data.text_pair,
+             "head": job.resolved.recipe.model.head, "pooling": job.loaded.layout.pooling}
+    loading.save(job.loaded.model, job.loaded.tokenizer, run.model, task=state)
+    write_json(run.folder / "scores.json", {"metric": job.plan.metric, "test_rows": len(test), "methods": scores})
+    write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
+    write_atomic(run.folder / "predictions" / "test.safetensors", lambda p: save_file({"outputs": np.ascontiguousarray(answers)}, p))
+    write_jsonl(run.folder / "data" / "quarantine.jsonl", [q._asdict() for q in job.data.prepared.quarantined])
+    best = scores["model"][job.plan.metric]
+    run.record(score={"metric": job.plan.metric, **best}, weights_sha256=sha256(run.model / "model.safetensors"))
+    write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
+    write_text(run.report, render(run, task=task, gold=gold, outputs=answers, records=test))
+    return scores
+
+
+def _predictions(job: Job, gold: NDArray[Any], answers: Array) -> list[dict[str, Any]]:
+    records, losses = job.data.prepared.parts["test"], job.task.row_loss(gold, answers)
+    decoded = job.task.decode(answers)
+    return [
+        {"file": r.file, "line": r.line, "text": r.text, "text_pair": r.pair, "key": r.key,
+         "target": _named(job.task, r.target), **d, "error": float(e)}
+        for r, d, e in zip(records, decoded, losses, strict=True)
+    ]
+
+
+def _named(task: Any, target: Any) -> Any:
+    if task.kind == "regression":
+        return target
+    return task.labels[target] if task.kind == "single_label" else [task.labels[i] for i in target]

@@ -1,0 +1,130 @@
+"""The main job, stage after stage: data, build, measure before, train, record.
+
+These are the functions behind `import luthier` and every command of the CLI.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from luthier.errors import Interrupted, LuthierError, RunError
+from luthier.models.source import fingerprint
+from luthier.recipe import Recipe, Resolved, dump, load_recipe
+from luthier.runs.store import Run, create, now
+from luthier.security.artifacts import write_text
+from luthier.workflow.build import Job, build
+from luthier.workflow.events import Listener, silent
+from luthier.workflow.fit import Fit, weights_digest
+from luthier.workflow.record import after, before
+
+PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn", "pyarrow")
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), listener: Listener = silent
+) -> Run:
+    """Fine-tune by a recipe; returns the finished run."""
+    return start(load_recipe(recipe, overrides=overrides), listener=listener)
+
+
+def start(resolved: Resolved, *, parent: str | None = None, listener: Listener = silent) -> Run:
+    """Make a run of a resolved recipe and carry it through."""
+    job = build(resolved, listener=listener)
+    run = create(Path(resolved.recipe.output.folder), resolved.name)
+    with run.lock():
+        write_text(run.folder / "recipe.yaml", dump(resolved.recipe))
+        run.record(
+            status="running", started=now(), name=resolved.name, recipe_folder=str(resolved.folder), parent=parent,
+            prompt=getattr(resolved.recipe.task, "prompt", None), base=fingerprint(job.source, job.loaded.commit),
+            versions=versions(), seed=resolved.recipe.training.seed, **job.facts(),
+        )
+        _carry(job, run, listener=listener)
+    return run
+
+
+def resume(run: Run, *, listener: Listener = silent) -> Run:
+    """Go on with a run that was stopped; a finished one is returned as it is.
+
+    Raises RunError when its data have changed since.
+    """
+    facts = run.facts
+    if facts["status"] == "done":
+        return run
+    with run.lock():
+        resolved = recipe_of(run)
+        resolved.recipe.training.threads = facts["host"]["threads"]
+        job = build(resolved, listener=listener)
+        changed = [f for f, digest in facts["data"]["files"].items() if job.data.prepared.files.get(f) != digest]
+        if changed:
+            raise RunError(f"{changed[0]} has changed since the run began", where=str(run.folder), remedy="put it back, or train a new run")
+        run.record(status="running")
+        _carry(job, run, listener=listener)
+    return run
+
+
+def continue_run(run: Run, *, epochs: float, overrides: Sequence[str] = (), listener: Listener = silent) -> Run:
+    """Train a finished run's model longer, as a new run with the old one as its parent."""
+    if run.facts["status"] != "done":
+        raise RunError("is not finished", where=str(run.folder), remedy=f"luthier resume {run.folder}")
+    earlier = recipe_of(run)
+    settings = [f"model.name={run.model}", "model.revision=null", f"training.epochs={epochs}", "training.max_steps=null", *overrides]
+    raw = earlier.recipe.model_dump(mode="json")
+    changed = load_recipe(raw, overrides=settings)
+    resolved = Resolved(changed.recipe, earlier.folder, f"{earlier.name}-continued", changed.sources)
+    return start(resolved, parent=run.id, listener=listener)
+
+
+def reproduce(run: Run, *, listener: Listener = silent) -> tuple[Run, dict[str, Any]]:
+    """Train a run again from its record; returns the new run and what is the same."""
+    facts = run.facts
+    resolved = recipe_of(run)
+    resolved.recipe.training.threads = facts["host"]["threads"]
+    again = start(Resolved(resolved.recipe, resolved.folder, f"{resolved.name}-again", resolved.sources), parent=run.id, listener=listener)
+    new = again.facts
+    return again, {
+        "same_data": new["data"]["files"] == facts["data"]["files"],
+        "same_weights": new.get("weights_digest") == facts.get("weights_digest"),
+        "same_log": (again.folder / "log.jsonl").read_bytes() == (run.folder / "log.jsonl").read_bytes(),
+        "score": {"before": facts["score"], "again": new["score"]},
+        "versions": {k: (v, new["versions"].get(k)) for k, v in facts["versions"].items() if new["versions"].get(k) != v},
+    }
+
+
+def recipe_of(run: Run) -> Resolved:
+    """The recipe a run was made by, with its paths where they were."""
+    facts = run.facts
+    raw = yaml.safe_load((run.folder / "recipe.yaml").read_text(encoding="utf-8"))
+    loaded = load_recipe(raw)
+    return Resolved(loaded.recipe, Path(facts["recipe_folder"]), facts["name"], {k: f"run {run.id}" for k in loaded.sources})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _carry(job: Job, run: Run, *, listener: Listener) -> None:
+    """Measure, train, record; the run's status says how it ended."""
+    try:
+        measured = before(job, run, listener=listener)
+        progress = Fit(job, run, listener=listener).go()
+        run.record(weights_digest=weights_digest(job.loaded.model), progress=vars(progress))
+        after(job, run, measured, listener=listener)
+        run.record(status="done", ended=now())
+    except (Interrupted, KeyboardInterrupt):
+        run.record(status="interrupted", ended=now())
+        raise
+    except LuthierError as error:
+        run.record(status="failed", ended=now(), error=str(error))
+        raise
