@@ -19,7 +19,7 @@ def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, as_json: b
     from luthier.workflow.check import check
 
     found = check(recipe, overrides=overrides, with_model=not no_model)
-    values = found.values()
+    values = found.resolved.values()
     if as_json:
         print_json({"values": [{"path": p, "value": v, "source": s} for p, v, s in values], "engine": found.engine})
         return

@@ -6,13 +6,14 @@ import os
 import time
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from luthier.evaluation.baselines import METHODS
 from luthier.runs.store import Run
 from luthier.workflow.events import Evaluated, Event, Note, Stage, Stepped
-from luthier.workflow.record import METHODS
 
 console = Console()
 SHOWN = {
@@ -86,12 +87,13 @@ def scores_table(run: Run) -> Table:
     """Every method beside the model, each figure with its 95% interval."""
     scores = run.scores
     names = [n for n in SHOWN[kind_of(run)] if n in scores["methods"]["model"]]
-    table = Table(title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold")
-    table.add_column("")
+    names = names[: max(1, (console.width - 28) // 17)]
+    table = Table(title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
     for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for method, found in scores["methods"].items():
-        cells = [f"{found[n]['value']:.3f} [dim]{found[n]['low']:.3f}–{found[n]['high']:.3f}[/]" for n in names]
+        cells = [f"{found[n]['value']:.3f} [dim]{found[n]['low']:.2f}–{found[n]['high']:.2f}[/]" for n in names]
         style = "bold" if method == "model" else None
         table.add_row(METHODS[method], *cells, style=style)
     return table

@@ -7,36 +7,19 @@ same rows for everybody; a local copy under $LUTHIER_DATA/<name> is used first.
 from __future__ import annotations
 
 import os
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from luthier.errors import DataError, DependencyError
+from luthier.recipe.origin import Origin, parse
 
 if TYPE_CHECKING:
     from luthier.recipe.sections import Data
 
 GITHUB = "https://raw.githubusercontent.com"
 SAMPLES = Path(__file__).parent.parent / "starters" / "samples"
-
-
-class Origin(NamedTuple):
-    """host, owner/repository, commit and folder of a public data set."""
-
-    host: str
-    repository: str
-    commit: str
-    folder: str
-
-
-def parse(text: str) -> Origin:
-    """`github:OWNER/REPO@COMMIT[/FOLDER]` or `hf:OWNER/NAME@COMMIT[/FOLDER]`; ValueError otherwise."""
-    match = re.fullmatch(r"(github|hf):([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?:/(.+))?", text)
-    if match is None:
-        raise ValueError("expected github:OWNER/REPO@COMMIT[/FOLDER] or hf:OWNER/NAME@COMMIT, with the full commit")
-    return Origin(match[1], match[2], match[3], (match[4] or "").strip("/"))
 
 
 def locate(file: str, data: Data, *, folder: Path) -> Path:

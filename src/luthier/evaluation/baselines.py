@@ -7,7 +7,6 @@ majority class (or mean), TF-IDF with a linear model, and frozen embeddings with
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 CERTAIN = 30.0
+METHODS = {
+    "majority": "commonest answer",
+    "tfidf": "TF-IDF, linear model",
+    "frozen": "frozen embeddings, linear",
+    "base": "before training",
+    "model": "fine-tuned",
+}
+"""What a model is measured against, in the order of tables, and the model itself."""
 
 
 def majority(train_gold: NDArray[Any], rows: int, *, kind: str, outputs: int) -> Array:
@@ -77,6 +84,3 @@ def _logistic(strength: float) -> Any:
                 return super().fit(x, y, sample_weight)
 
     return Quiet(C=strength, max_iter=200)
-
-
-BASELINES: dict[str, Callable[..., Array]] = {"majority": majority, "tfidf": tfidf, "frozen": frozen}

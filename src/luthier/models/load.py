@@ -210,7 +210,8 @@ def save(model: PreTrainedModel | PooledModel, tokenizer: PreTrainedTokenizerBas
     try:
         weights = {k: v.detach().to("cpu", torch.float32) if v.is_floating_point() else v for k, v in trunk.state_dict().items()}
         trunk.config.dtype = torch.float32
-        trunk.save_pretrained(folder, state_dict=weights)
+        with quiet():
+            trunk.save_pretrained(folder, state_dict=weights)
     finally:
         trunk.config._attn_implementation = attention
     if isinstance(model, PooledModel):

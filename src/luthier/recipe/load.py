@@ -34,6 +34,14 @@ class Resolved:
     sources: dict[str, str] = field(default_factory=dict)
     inferred: dict[str, Any] = field(default_factory=dict)
 
+    def values(self) -> list[tuple[str, Any, str]]:
+        """(path, value, source) of every value, inferred ones in place of `auto`."""
+        found = []
+        for path, value in leaves(self.recipe.model_dump(mode="json")).items():
+            above = next((s for p, s in self.sources.items() if path.startswith(f"{p}.")), "default")
+            found.append((path, self.inferred.get(path, value), self.sources.get(path, above)))
+        return found
+
     def infer(self, path: str, value: Any, because: str) -> None:
         """Record what an `auto` became and why."""
         self.inferred[path] = value

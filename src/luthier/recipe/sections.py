@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from luthier.recipe.origin import parse
 from luthier.recipe.tasks.options import TaskOptions
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -60,8 +61,6 @@ class Data(Section):
     @field_validator("origin")
     @classmethod
     def _pinned(cls, value: str | None) -> str | None:
-        from luthier.data.origin import parse
-
         if value is not None:
             parse(value)
         return value

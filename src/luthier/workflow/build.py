@@ -47,7 +47,7 @@ class Job:
         """What is fixed before the first update, for the run's record."""
         model = self.loaded.model
         return {
-            "task": f"classification/{self.task.kind}",
+            "task": f"{self.task.name}/{self.task.kind}",
             "model": self.source.name,
             "parameters": sum(p.numel() for p in model.parameters()),
             "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.models.source import resolve
-from luthier.recipe import Recipe, Resolved, leaves, load_recipe
+from luthier.recipe import Recipe, Resolved, load_recipe
 from luthier.security.artifacts import need_space
 from luthier.workflow.dataset import dataset
 from luthier.workflow.plan import infer_from_data
@@ -27,16 +27,6 @@ class Checked:
     notes: list[str]
     engine: dict[str, str] = field(default_factory=dict)
     quarantined: list[Any] = field(default_factory=list)
-
-    def values(self) -> list[tuple[str, Any, str]]:
-        """(path, value, source) of every value, inferred ones in place of `auto`."""
-        found = []
-        for path, value in leaves(self.resolved.recipe.model_dump(mode="json")).items():
-            source = self.resolved.sources.get(path) or next(
-                (s for p, s in self.resolved.sources.items() if path.startswith(f"{p}.")), "default"
-            )
-            found.append((path, self.resolved.inferred.get(path, value), source))
-        return found
 
 
 def check(

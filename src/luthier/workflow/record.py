@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from luthier.evaluation import baselines
+from luthier.evaluation.baselines import METHODS
 from luthier.evaluation.intervals import Score, with_intervals
-from luthier.evaluation.report import render
+from luthier.evaluation.report import Story, render
 from luthier.inference.predict import embeddings, outputs
 from luthier.models import load as loading
 from luthier.runs.card import model_card
@@ -24,13 +25,6 @@ from luthier.workflow.build import Job
 from luthier.workflow.events import Listener, Stage
 
 Array = NDArray[np.float64]
-METHODS = {
-    "majority": "always the commonest answer",
-    "tfidf": "TF-IDF and a linear model",
-    "frozen": "base model's embeddings and a linear model",
-    "base": "base model before training",
-    "model": "fine-tuned model",
-}
 
 
 def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
@@ -86,8 +80,12 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     best = scores["model"][job.plan.metric]
     run.record(score={"metric": job.plan.metric, **best}, weights_sha256=sha256(run.model / "model.safetensors"))
     write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
-    write_text(run.report, render(run, task=task, gold=gold, outputs=answers, records=test))
+    write_text(run.report, render(_story(job, run), task=task, gold=gold, outputs=answers, records=test))
     return scores
+
+
+def _story(job: Job, run: Run) -> Story:
+    return Story(run.id, run.facts, run.scores, run.lines("log.jsonl"), run.lines("evaluations.jsonl"), job.resolved.values())
 
 
 def _predictions(job: Job, gold: NDArray[Any], answers: Array) -> list[dict[str, Any]]:
