@@ -22,6 +22,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import itertools
+
 import luthier
 from luthier.workflow.events import Event, Note, Stage
 
@@ -65,9 +67,13 @@ def answers(source: Path) -> Iterator[dict[str, str]]:
             spans = row["answer_spans"]
             if len(starts) < 3 or not spans:
                 continue
-            for begin, end in zip(starts, starts[1:], strict=False):
+            for begin, end in itertools.pairwise(starts):
                 held = any(begin <= span[0] < end for span in spans)
-                yield {"text": row["question_text"], "pair": row["paragraph_text"][begin:end].strip(), "label": "answer" if held else "no answer"}
+                yield {
+                    "text": row["question_text"],
+                    "pair": row["paragraph_text"][begin:end].strip(),
+                    "label": "answer" if held else "no answer",
+                }
 
 
 def derive(make: Iterator[dict[str, str]], path: Path) -> Path:
@@ -154,7 +160,9 @@ def show(name: str, run: luthier.Run, seconds: float) -> dict[str, object]:
     scores, facts = run.scores, run.facts
     metric, plan = scores["metric"], facts["plan"]
     train = facts["data"]["summary"]["train"]
-    print(f"\n{name}: {train} training rows, {plan['epochs']:g} epochs, learning rate {plan['learning_rate']:g}, {seconds:.0f} s", flush=True)
+    print(
+        f"\n{name}: {train} training rows, {plan['epochs']:g} epochs, learning rate {plan['learning_rate']:g}, {seconds:.0f} s", flush=True
+    )
     found = {}
     for method, values in scores["methods"].items():
         value = values[metric]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import DependencyError, LuthierError, RecipeError, Fault
+from luthier.errors import DependencyError, Fault, LuthierError, RecipeError
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -67,15 +67,15 @@ def load_callable(path: str, *, where: str | None = None) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise LuthierError(f"no module {error.name!r} for {path!r}", where=where,
-                           remedy="run from the folder that holds it, or install it") from error
+        raise LuthierError(
+            f"no module {error.name!r} for {path!r}", where=where, remedy="run from the folder that holds it, or install it"
+        ) from error
     finally:
         if added:
             sys.path.remove(here)
     if not hasattr(module, attribute):
         guess = nearest(attribute, dir(module))
-        raise LuthierError(f"{module_name} has no {attribute!r}", where=where,
-                           remedy=f"did you mean {guess}?" if guess else None)
+        raise LuthierError(f"{module_name} has no {attribute!r}", where=where, remedy=f"did you mean {guess}?" if guess else None)
     return getattr(module, attribute)
 
 

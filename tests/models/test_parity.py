@@ -62,7 +62,9 @@ def test_loss_gradient_and_three_steps_equal_plain_transformers(family):
     plain, fast, layout = pair(family)
     kept = for_training(fast, device=torch.device("cpu"), dtype=torch.float32)
     optimizer = Optimizer(fast, Training(weight_decay=0.01, max_grad_norm=1.0), kept=kept)
-    groups = [{"params": [p for p in plain.parameters() if (p.ndim > 1) is on], "weight_decay": d} for on, d in ((True, 0.01), (False, 0.0))]
+    groups = [
+        {"params": [p for p in plain.parameters() if (p.ndim > 1) is on], "weight_decay": d} for on, d in ((True, 0.01), (False, 0.0))
+    ]
     reference = torch.optim.AdamW(groups, lr=1e-4)
     for step in range(3):
         rows, labels = tiny.sentences(9, seed=step), torch.arange(9) % 3

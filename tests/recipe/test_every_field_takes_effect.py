@@ -48,7 +48,10 @@ def world(tmp_path_factory, tiny_model):
             writer = csv.writer(file, **options)
             writer.writerows([header, *lines] if header else lines)
 
-    table = [[t, label, " ".join(reversed(t.split())), i % 2, 1 - i % 2, label + "|" + ("plain" if i % 2 else "odd"), i / 7] for i, (t, label) in enumerate(rows)]
+    table = [
+        [t, label, " ".join(reversed(t.split())), i % 2, 1 - i % 2, label + "|" + ("plain" if i % 2 else "odd"), i / 7]
+        for i, (t, label) in enumerate(rows)
+    ]
     header = ["text", "label", "other", "x", "y", "several", "number"]
     write(folder / "all.csv", header, table)
     write(folder / "all.txt.csv", header, table)
@@ -57,7 +60,9 @@ def world(tmp_path_factory, tiny_model):
     write(folder / "latin.csv", header, [[t + " é", *rest] for t, *rest in table], encoding="utf-8")
     write(folder / "held.csv", header, table[:20])
     write(folder / "public" / "tweet_sentiment_extraction" / "train.csv", ["text", "sentiment"], [[t, label] for t, label in rows[:60]])
-    (folder / "heads.py").write_text("import torch\n\ndef head(width, outputs):\n    return torch.nn.Linear(width, outputs)\n", encoding="utf-8")
+    (folder / "heads.py").write_text(
+        "import torch\n\ndef head(width, outputs):\n    return torch.nn.Linear(width, outputs)\n", encoding="utf-8"
+    )
     return {"folder": folder, "model": tiny_model, "other_model": tiny.save("distilbert", folder / "distilbert")}
 
 
@@ -188,7 +193,11 @@ def test_changing_it_changes_something(path, world, tmp_path, monkeypatch):
     monkeypatch.setenv("LUTHIER_DATA", str(world["folder"] / "public"))
 
     def fill(x: Any) -> Any:
-        return x.format(**world) if isinstance(x, str) and x.startswith(("{folder}", "{other_model}")) or isinstance(x, str) and "={folder}" in x else x
+        return (
+            x.format(**world)
+            if (isinstance(x, str) and x.startswith(("{folder}", "{other_model}"))) or (isinstance(x, str) and "={folder}" in x)
+            else x
+        )
 
     overrides = [fill(o) for o in others]
     before = observe(base(world), overrides, tmp_path / "a", monkeypatch)
@@ -206,5 +215,8 @@ def test_changing_it_changes_something(path, world, tmp_path, monkeypatch):
 def test_revision_is_what_the_hub_is_asked_for(monkeypatch):
     from luthier.models.source import resolve
 
-    asked = [resolve(load_recipe({"data": "x.csv", "model": {"name": "org/name", "revision": r}}).recipe.model).revision for r in (None, "a" * 40)]
+    asked = [
+        resolve(load_recipe({"data": "x.csv", "model": {"name": "org/name", "revision": r}}).recipe.model).revision
+        for r in (None, "a" * 40)
+    ]
     assert asked == [None, "a" * 40]

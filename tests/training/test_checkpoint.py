@@ -69,7 +69,8 @@ def test_two_hundred_corrupted_checkpoints_are_all_caught(saved, tmp_path_factor
         damage(copy / "step-00000020" / draw.choice(names), draw)
         path, refused = checkpoint.newest(copy)
         changed = any(
-            not (copy / "step-00000020" / n).exists() or (copy / "step-00000020" / n).read_bytes() != (saved / "step-00000020" / n).read_bytes()
+            not (copy / "step-00000020" / n).exists()
+            or (copy / "step-00000020" / n).read_bytes() != (saved / "step-00000020" / n).read_bytes()
             for n in names
         )
         assert changed, "the damage did nothing"

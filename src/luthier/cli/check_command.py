@@ -23,8 +23,10 @@ def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, as_json: b
         print_json({"summary": found.summary, "notes": found.notes, "engine": found.engine})
         return
     summary = found.summary
-    click.echo(f"rows      {summary['rows_read']} read, {summary['rows_quarantined']} quarantined, "
-               f"{summary['rows_excluded'] + summary['rows_dropped_as_duplicates'] + summary['rows_beyond_limit']} left out as asked")
+    click.echo(
+        f"rows      {summary['rows_read']} read, {summary['rows_quarantined']} quarantined, "
+        f"{summary['rows_excluded'] + summary['rows_dropped_as_duplicates'] + summary['rows_beyond_limit']} left out as asked"
+    )
     click.echo(f"parts     train {summary['train']}, validation {summary['validation']}, test {summary['test']}")
     counts = summary["labels"]["train"]
     if counts:

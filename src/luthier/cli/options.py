@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 run_argument = click.argument("run")
-set_option = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value, e.g. training.learning_rate=3e-4.")
-runs_option = click.option("--runs", "root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs.")
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value, e.g. training.learning_rate=3e-4."
+)
+runs_option = click.option(
+    "--runs", "root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -51,7 +51,9 @@ class Screen:
             mark = "[green]best[/]" if event.best else ""
             console.print(
                 f"  update {event.step:>5}  train loss {event.scores['train_loss']:.4f}  validation loss {event.scores['loss']:.4f}  "
-                f"{event.metric} {event.scores[event.metric]:.4f}  {mark}", highlight=False)
+                f"{event.metric} {event.scores[event.metric]:.4f}  {mark}",
+                highlight=False,
+            )
         elif isinstance(event, Stepped):
             self._step(event)
 
@@ -61,8 +63,14 @@ class Screen:
             return
         if self._bar is None:
             self._bar = Progress(
-                TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
-                TextColumn("{task.fields[speed]:,.0f} tokens/s"), TimeRemainingColumn(), console=console, transient=True,
+                TextColumn("  training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.4f}"),
+                TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
             )
             self._task = self._bar.add_task("", total=event.total, completed=event.report.step - 1, loss=0.0, speed=0.0)
             self._bar.start()
@@ -88,7 +96,9 @@ def scores_table(run: Run) -> Table:
     scores = run.scores
     names = [n for n in SHOWN[kind_of(run)] if n in scores["methods"]["model"]]
     names = names[: max(1, (console.width - 28) // 17)]
-    table = Table(title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
+    )
     table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)

@@ -64,8 +64,11 @@ def _fetch(file: str, origin: Origin, name: str, *, looked: str, remedy: str) ->
         try:
             return Path(hf_hub_download(origin.repository, inside, repo_type="dataset", revision=origin.commit))
         except Exception as error:  # the hub client raises many kinds; each means: not to be had
-            raise DataError(f"{inside} of {origin.repository} could not be fetched ({type(error).__name__}), and is not in {looked}",
-                            where="data.origin", remedy=remedy) from None
+            raise DataError(
+                f"{inside} of {origin.repository} could not be fetched ({type(error).__name__}), and is not in {looked}",
+                where="data.origin",
+                remedy=remedy,
+            ) from None
     cache = Path(os.environ.get("LUTHIER_CACHE", "~/.cache/luthier")).expanduser()
     path = cache / "data" / origin.commit / inside
     if path.is_file():
@@ -75,9 +78,10 @@ def _fetch(file: str, origin: Origin, name: str, *, looked: str, remedy: str) ->
         with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  (https, pinned commit)
             content = answer.read()
     except (urllib.error.URLError, OSError, TimeoutError) as error:
-        raise DataError(f"{file} could not be fetched from {url} ({error}), and is not in {looked}",
-                        where="data.origin", remedy=remedy) from None
+        raise DataError(
+            f"{file} could not be fetched from {url} ({error}), and is not in {looked}", where="data.origin", remedy=remedy
+        ) from None
     from luthier.security.artifacts import write_atomic
 
-    write_atomic(path, lambda p: p.write_bytes(content) and None)
+    write_atomic(path, lambda p: p.write_bytes(content))
     return path

@@ -127,15 +127,20 @@ def assemble(
         records["train"] = [records["train"][i] for i in chosen]
     for part in PARTS:
         if not records[part]:
-            raise DataError(f"no usable rows for {part}", where=f"data.{part}",
-                            remedy=_first_reason(quarantined) or "give more rows, or a file for each part")
-    summary = {
+            raise DataError(
+                f"no usable rows for {part}",
+                where=f"data.{part}",
+                remedy=_first_reason(quarantined) or "give more rows, or a file for each part",
+            )
+    summary: dict[str, Any] = {
         "rows_read": counts["read"],
         "rows_quarantined": len(quarantined),
         "rows_excluded": counts["excluded"],
         "rows_dropped_as_duplicates": counts["dropped"],
         "rows_beyond_limit": counts["beyond_limit"],
-        **{part: len(records[part]) for part in PARTS},
+        "train": len(records["train"]),
+        "validation": len(records["validation"]),
+        "test": len(records["test"]),
         "duplicates": repeats["same"],
         "conflicting_duplicates": repeats["conflicting"],
         "train_texts_also_in_test": across,
@@ -156,7 +161,8 @@ def _refuse_bad(bad: list[Quarantined], total: int, most: float) -> None:
     if bad and len(bad) > most * max(total, 1):
         first = bad[0]
         raise DataError(
-            f"{len(bad)} of {total} rows cannot be used; first: {first.reason}", where=f"{first.file}:{first.line}",
+            f"{len(bad)} of {total} rows cannot be used; first: {first.reason}",
+            where=f"{first.file}:{first.line}",
             remedy=f"mend the file, or allow more with data.max_bad_share (now {most})",
         )
 

@@ -77,8 +77,11 @@ def _format(path: Path) -> str:
     suffixes = [s.lower() for s in path.suffixes]
     kind = FORMATS.get(next((s for s in reversed(suffixes) if s != ".gz"), ""))
     if kind is None:
-        raise DataError(f"cannot tell the format from the name {path.name!r}", where=str(path),
-                        remedy=f"name it {', '.join(FORMATS)} (optionally .gz), or set data.format")
+        raise DataError(
+            f"cannot tell the format from the name {path.name!r}",
+            where=str(path),
+            remedy=f"name it {', '.join(FORMATS)} (optionally .gz), or set data.format",
+        )
     return kind
 
 
@@ -107,8 +110,9 @@ def decode(data: bytes, path: Path, *, encoding: str = "auto") -> tuple[str, str
         except LookupError:
             raise DataError(f"unknown encoding {encoding!r}", where="data.encoding", remedy="for example utf-8 or cp1252") from None
         except UnicodeDecodeError as error:
-            raise DataError(f"is not {encoding}: {error.reason} at byte {error.start}", where=str(path),
-                            remedy="set data.encoding: auto") from None
+            raise DataError(
+                f"is not {encoding}: {error.reason} at byte {error.start}", where=str(path), remedy="set data.encoding: auto"
+            ) from None
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if data.startswith(mark):
             return data.decode(name, errors="replace"), f"read as {name}"
@@ -122,8 +126,9 @@ def decode(data: bytes, path: Path, *, encoding: str = "auto") -> tuple[str, str
         best = from_bytes(data[: 1 << 20]).best()
         controls = sum(b < 9 or 13 < b < 32 for b in data[:65536])
         if best is None or controls > len(data[:65536]) // 20:
-            raise DataError("is neither UTF-8 nor any text encoding we can tell", where=str(path),
-                            remedy="set data.encoding, or give a text file") from None
+            raise DataError(
+                "is neither UTF-8 nor any text encoding we can tell", where=str(path), remedy="set data.encoding, or give a text file"
+            ) from None
         text = data.decode(best.encoding, errors="replace")
         return text, f"not UTF-8; read as {best.encoding}"
 
@@ -216,7 +221,8 @@ def _json(text: str, path: Path, result: Rows, kind: str, names: list[str] | Non
     if isinstance(value, Exception):
         if text.lstrip().startswith("{") and isinstance(_parse(text.lstrip().split("\n")[0]), dict):
             result.notes.append(f"{path.name}: one object a line; read as JSONL")
-            return _jsonl(text, path, result, kind, names)
+            _jsonl(text, path, result, kind, names)
+            return
         raise DataError(f"is not JSON: {value}", where=str(path), remedy="mend the file, or use JSONL")
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]

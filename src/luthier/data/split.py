@@ -23,9 +23,7 @@ def content_key(*texts: str | None) -> str:
     return hashlib.sha256("\x1f".join(folded).encode()).hexdigest()
 
 
-def split(
-    keys: Sequence[str], strata: Sequence[str], *, validation: float, test: float, seed: int
-) -> list[Part]:
+def split(keys: Sequence[str], strata: Sequence[str], *, validation: float, test: float, seed: int) -> list[Part]:
     """Assign each record a part.
 
     Groups of equal keys go together, under the stratum most of them have. Within a stratum, groups
@@ -52,7 +50,7 @@ def split(
                 if given and given + size - wanted > wanted - given:
                     break
                 for index in members[groups[place]]:
-                    parts[index] = part  # type: ignore[assignment]
+                    parts[index] = part  # type: ignore[call-overload]
                 given, place = given + size, place + 1
             owed[part] -= given
     return parts

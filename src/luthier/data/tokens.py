@@ -40,6 +40,13 @@ class Tokens:
 
         return pc.list_value_length(self.table["input_ids"]).to_pylist()
 
+    def share_of(self, token: int) -> float:
+        """Share of all tokens that are this one."""
+        import pyarrow.compute as pc
+
+        flat = pc.list_flatten(self.table["input_ids"])
+        return float(pc.mean(pc.equal(flat, token)).as_py())
+
     def examples(self) -> list[dict[str, Any]]:
         """Each text's `input_ids` and `token_type_ids` as lists."""
         return self.table.to_pylist()

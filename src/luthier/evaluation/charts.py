@@ -47,8 +47,10 @@ def lines(series: Sequence[Line], *, x_label: str, y_label: str) -> str:
         if len(item.points) <= 40:
             parts += [f'<circle class="{item.style}" cx="{_x(x, x0, x1):.1f}" cy="{_y(y, y0, y1):.1f}" r="2.5"/>' for x, y in item.points]
         at = WIDTH - RIGHT - 130
-        parts.append(f'<line class="{item.style}" x1="{at}" x2="{at + 18}" y1="{TOP + 8 + 16 * number}" y2="{TOP + 8 + 16 * number}"/>'
-                     f'<text x="{at + 24}" y="{TOP + 12 + 16 * number}">{escape(item.name)}</text>')
+        parts.append(
+            f'<line class="{item.style}" x1="{at}" x2="{at + 18}" y1="{TOP + 8 + 16 * number}" y2="{TOP + 8 + 16 * number}"/>'
+            f'<text x="{at + 24}" y="{TOP + 12 + 16 * number}">{escape(item.name)}</text>'
+        )
     return _svg("".join(parts), f"{y_label} over {x_label}")
 
 
@@ -66,7 +68,8 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
     total = max(1, sum(n for _, _, n in bins))
     dots = "".join(
         f'<circle class="dot strong" cx="{_x(c, 0, 1):.1f}" cy="{_y(a, 0, 1):.1f}" r="{3 + 14 * math.sqrt(n / total):.1f}">'
-        f"<title>{n} rows: confidence {c:.2f}, accuracy {a:.2f}</title></circle>" for c, a, n in bins
+        f"<title>{n} rows: confidence {c:.2f}, accuracy {a:.2f}</title></circle>"
+        for c, a, n in bins
     )
     same = f'<line class="rule" x1="{_x(0, 0, 1)}" y1="{_y(0, 0, 1)}" x2="{_x(1, 0, 1)}" y2="{_y(1, 0, 1)}"/>'
     return _svg(_axes(0, 1, 0, 1, "confidence", "accuracy") + same + dots, "accuracy against confidence")
@@ -82,14 +85,18 @@ def intervals(rows: Sequence[tuple[str, float, float, float, bool]], *, low: flo
 
     parts = []
     for tick in ticks(low, high):
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 24}"/>'
-                     f'<text class="tick" text-anchor="middle" x="{x(tick):.1f}" y="{height - 8}">{tick:g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 24}"/>'
+            f'<text class="tick" text-anchor="middle" x="{x(tick):.1f}" y="{height - 8}">{tick:g}</text>'
+        )
     for number, (name, value, bottom, top, strong) in enumerate(rows):
         y, style = 20 + line * number, "strong" if strong else "weak"
-        parts.append(f'<text class="{style}" text-anchor="end" x="{left - 14}" y="{y + 4}">{escape(name)}</text>'
-                     f'<line class="whisker {style}" x1="{x(bottom):.1f}" x2="{x(top):.1f}" y1="{y}" y2="{y}"/>'
-                     f'<circle class="dot {style}" cx="{x(value):.1f}" cy="{y}" r="5"/>'
-                     f'<text class="{style}" x="{WIDTH - 58}" y="{y + 4}">{value:.3f}</text>')
+        parts.append(
+            f'<text class="{style}" text-anchor="end" x="{left - 14}" y="{y + 4}">{escape(name)}</text>'
+            f'<line class="whisker {style}" x1="{x(bottom):.1f}" x2="{x(top):.1f}" y1="{y}" y2="{y}"/>'
+            f'<circle class="dot {style}" cx="{x(value):.1f}" cy="{y}" r="5"/>'
+            f'<text class="{style}" x="{WIDTH - 58}" y="{y + 4}">{value:.3f}</text>'
+        )
     return _svg("".join(parts), "scores with their intervals", height=height)
 
 
@@ -105,12 +112,16 @@ def _axes(x0: float, x1: float, y0: float, y1: float, x_label: str, y_label: str
     parts = []
     for tick in ticks(y0, y1):
         y = _y(tick, y0, y1)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{tick:g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{tick:g}</text>'
+        )
     for tick in ticks(x0, x1, 8):
         parts.append(f'<text class="tick" text-anchor="middle" x="{_x(tick, x0, x1):.1f}" y="{HEIGHT - BOTTOM + 15}">{tick:g}</text>')
-    parts.append(f'<text class="tick" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(x_label)}</text>'
-                 f'<text class="tick" x="4" y="{TOP - 3}">{escape(y_label)}</text>')
+    parts.append(
+        f'<text class="tick" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(x_label)}</text>'
+        f'<text class="tick" x="4" y="{TOP - 3}">{escape(y_label)}</text>'
+    )
     return "".join(parts)
 
 

@@ -56,8 +56,13 @@ def compare(
     binary = set(np.unique(np.concatenate([loss_a, loss_b]))) <= {0.0, 1.0}
     p = mcnemar(a_better, b_better) if binary else permutation(loss_a - loss_b, draw)
     return Comparison(
-        differences, p, "exact McNemar" if binary else "paired permutation, 10,000 draws",
-        a_better, b_better, [int(i) for i in np.flatnonzero(loss_a != loss_b)], n,
+        differences,
+        p,
+        "exact McNemar" if binary else "paired permutation, 10,000 draws",
+        a_better,
+        b_better,
+        [int(i) for i in np.flatnonzero(loss_a != loss_b)],
+        n,
     )
 
 

@@ -26,9 +26,7 @@ class Score(TypedDict):
     n: int
 
 
-def with_intervals(
-    scorer: Scorer, gold: NDArray[Any], outputs: NDArray[np.float64], *, resamples: int, seed: int = 0
-) -> dict[str, Score]:
+def with_intervals(scorer: Scorer, gold: NDArray[Any], outputs: NDArray[np.float64], *, resamples: int, seed: int = 0) -> dict[str, Score]:
     """Every score of `scorer` on all rows, with its interval."""
     n = len(gold)
     points = scorer(gold, outputs)

@@ -49,8 +49,14 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
     names = [n for n in HEADLINES[task.kind] if n in methods["model"]]
     context = {
         "css": Markup((HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  (our own style sheet)
-        "name": story.name, "facts": facts, "metric": metric, "names": names, "methods": methods, "method_names": METHODS,
-        "best": _best(methods, metric), "n": scores["test_rows"],
+        "name": story.name,
+        "facts": facts,
+        "metric": metric,
+        "names": names,
+        "methods": methods,
+        "method_names": METHODS,
+        "best": _best(methods, metric),
+        "n": scores["test_rows"],
         "comparison": Markup(_comparison(methods, metric)),  # noqa: S704  (charts escape their labels)
         "curve": Markup(_curve(story)),  # noqa: S704
         "rates": Markup(_rates(story)),  # noqa: S704
@@ -162,8 +168,16 @@ def _mistakes(task: Any, gold: NDArray[Any], outputs: NDArray[np.float64], recor
     for i in np.argsort(-sureness)[:MISTAKES]:
         if losses[i] <= 0:
             break
-        found.append({"text": records[i].text, "pair": records[i].pair, "where": f"{Path(records[i].file).name}:{records[i].line}",
-                      "gold": _target(task, gold[i]), "said": _said(task, outputs[i]), "sure": float(sureness[i])})
+        found.append(
+            {
+                "text": records[i].text,
+                "pair": records[i].pair,
+                "where": f"{Path(records[i].file).name}:{records[i].line}",
+                "gold": _target(task, gold[i]),
+                "said": _said(task, outputs[i]),
+                "sure": float(sureness[i]),
+            }
+        )
     return found
 
 

@@ -51,15 +51,17 @@ class Predictor:
         self.task = restore_task(self.card)
         self.host = machine.set_up(device=device, threads=threads)  # type: ignore[arg-type]
         self.loaded = loading.load(
-            Source(str(folder), str(folder), None), section, outputs=self.task.outputs, labels=self.task.labels,
-            problem_type=self.task.problem_type, attention=attention,  # type: ignore[arg-type]
+            Source(str(folder), str(folder), None),
+            section,
+            outputs=self.task.outputs,
+            labels=self.task.labels,
+            problem_type=self.task.problem_type,
+            attention=attention,  # type: ignore[arg-type]
         )
-        self.loaded.model.to(self.host.device)
+        self.loaded.model.to(self.host.device)  # type: ignore[arg-type]
         self.loaded.model.eval()
 
-    def outputs(
-        self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, *, max_tokens: int = 16384
-    ) -> NDArray[np.float64]:
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, *, max_tokens: int = 16384) -> NDArray[np.float64]:
         """Raw answers of the head, (texts, width), for texts that already carry their prompt."""
         tokens = tokenize(texts, pairs, self.loaded.tokenizer.backend_tokenizer, max_length=self.card["max_length"])  # type: ignore[attr-defined]
         return outputs(self.loaded.model, tokens.examples(), self.loaded.layout, max_tokens=max_tokens)
@@ -78,7 +80,9 @@ class Predictor:
     def _texts(self, row: dict[str, Any], number: int) -> tuple[str, str | None]:
         text = row.get(self.card["text"])
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"row {number + 1} has no text in {self.card['text']!r}", remedy="give a JSON object with that key, or a line of text")
+            raise DataError(
+                f"row {number + 1} has no text in {self.card['text']!r}", remedy="give a JSON object with that key, or a line of text"
+            )
         pair = row.get(self.card["text_pair"]) if self.card["text_pair"] else None
         if self.card["text_pair"] and not isinstance(pair, str):
             raise DataError(f"row {number + 1} has no text in {self.card['text_pair']!r}", remedy="this model reads pairs of texts")

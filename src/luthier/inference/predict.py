@@ -19,16 +19,12 @@ from luthier.models.batch import Batch, collate
 from luthier.models.forward import Layout, hidden_states, pool, pooled_logits
 
 
-def outputs(
-    model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int
-) -> NDArray[np.float64]:
+def outputs(model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int) -> NDArray[np.float64]:
     """The head's answers, (examples, width)."""
     return _over(model, examples, layout, max_tokens, lambda batch: pooled_logits(model, batch, layout))
 
 
-def embeddings(
-    model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int
-) -> NDArray[np.float64]:
+def embeddings(model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int) -> NDArray[np.float64]:
     """Mean of the last hidden states, scaled to length 1, (examples, hidden size)."""
 
     def mean(batch: Batch) -> Tensor:

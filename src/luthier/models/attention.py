@@ -80,7 +80,7 @@ def ragged_attention(
     dense = [g for g in segments.groups if q.device.type == "cpu" and g.length <= DENSE_LENGTH]
     if dense:
         tokens = sum(g.tokens for g in dense)
-        parts.append(_Dense.apply(q[:tokens], k[:tokens], v[:tokens], dense, rule))
+        parts.append(_Dense.apply(q[:tokens], k[:tokens], v[:tokens], dense, rule))  # type: ignore[no-untyped-call]
     parts.extend(_by_sdpa(q, k, v, group, rule) for group in segments.groups[len(dense) :])
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
@@ -121,19 +121,19 @@ def _gather(x: Tensor, group: Group, *, clean: bool = False) -> Tensor:
 
     Places past a row's end hold other tokens' values, or zeros when `clean`.
     """
-    if group.index is None or group.valid is None:
+    if group.places is None or group.valid is None:
         rows = x[group.start : group.start + group.tokens]
     elif clean:
-        rows = x.new_zeros(group.count * group.length, *x.shape[1:])
+        rows = x.new_zeros(group.rows * group.length, *x.shape[1:])
         rows[group.valid] = x[group.start : group.start + group.tokens]
     else:
-        rows = x[group.index.flatten()]
-    return rows.view(group.count, group.length, *x.shape[1:])
+        rows = x[group.places.flatten()]
+    return rows.view(group.rows, group.length, *x.shape[1:])
 
 
 def _scatter(rows: Tensor, group: Group, out: Tensor) -> None:
     """Write (count, length, heads, width) back to the group's place in the flat `out`."""
-    flat = rows.reshape(group.count * group.length, *out.shape[1:])
+    flat = rows.reshape(group.rows * group.length, *out.shape[1:])
     out[group.start : group.start + group.tokens] = flat if group.valid is None else flat[group.valid]
 
 
@@ -141,17 +141,17 @@ def _chunks(groups: list[Group], heads: int) -> Iterator[Group]:
     """Cut groups so that no piece computes many more than CHUNK_SCORES scores at once."""
     for group in groups:
         most = max(1, CHUNK_SCORES // (heads * group.length**2))
-        if group.count <= most:
+        if group.rows <= most:
             yield group
             continue
-        for first in range(0, group.count, most):
-            count = min(most, group.count - first)
-            if group.index is None or group.real is None:
+        for first in range(0, group.rows, most):
+            count = min(most, group.rows - first)
+            if group.places is None or group.real is None:
                 yield Group(group.start + first * group.length, count, group.length, count * group.length)
                 continue
-            index, real = group.index[first : first + count], group.real[first : first + count]
+            places, real = group.places[first : first + count], group.real[first : first + count]
             valid = real.flatten().nonzero().squeeze(1)
-            yield Group(int(index[0, 0]), count, group.length, valid.numel(), index, real, valid)
+            yield Group(int(places[0, 0]), count, group.length, valid.numel(), places, real, valid)
 
 
 def _to_heads(rows: Tensor, kv_heads: int) -> Tensor:
@@ -163,8 +163,8 @@ def _to_heads(rows: Tensor, kv_heads: int) -> Tensor:
 
 def _from_heads(x: Tensor, group: Group, heads: int, kv_heads: int) -> Tensor:
     """The inverse of `_to_heads`: (count, length, heads, width)."""
-    shared = x.view(group.count, kv_heads, heads // kv_heads, group.length, x.shape[-1])
-    return shared.permute(0, 3, 1, 2, 4).reshape(group.count, group.length, heads, x.shape[-1])
+    shared = x.view(group.rows, kv_heads, heads // kv_heads, group.length, x.shape[-1])
+    return shared.permute(0, 3, 1, 2, 4).reshape(group.rows, group.length, heads, x.shape[-1])
 
 
 class _Dense(torch.autograd.Function):
@@ -191,7 +191,7 @@ class _Dense(torch.autograd.Function):
                 scores = slope * rule.softcap
             allowed = _group_allowed(chunk, rule, q.device)
             if allowed is not None:
-                view = scores.view(chunk.count, heads, chunk.length, chunk.length)
+                view = scores.view(chunk.rows, heads, chunk.length, chunk.length)
                 view.masked_fill_(~allowed, torch.finfo(scores.dtype).min / 2)
             weights = torch.softmax(scores, -1)
             lanes = None
@@ -244,7 +244,9 @@ def _by_sdpa(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) -> Tenso
     if rule.softcap is None:
         plain_causal = rule.causal and group.real is None and (rule.window is None or rule.window >= group.length)
         out = F.scaled_dot_product_attention(
-            *rows,
+            rows[0],
+            rows[1],
+            rows[2],
             attn_mask=None if plain_causal else allowed,
             dropout_p=rule.dropout,
             is_causal=plain_causal,
@@ -258,5 +260,5 @@ def _by_sdpa(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) -> Tenso
         if allowed is not None:
             scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min / 2)
         out = F.dropout(torch.softmax(scores, -1), rule.dropout) @ rows[2]
-    flat = out.transpose(1, 2).reshape(group.count * group.length, q.shape[1], v.shape[-1])
+    flat = out.transpose(1, 2).reshape(group.rows * group.length, q.shape[1], v.shape[-1])
     return flat if group.valid is None else flat[group.valid]

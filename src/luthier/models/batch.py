@@ -7,30 +7,36 @@ sorted by length, so that attention can treat runs of equal or similar length to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Group(NamedTuple):
-    """Consecutive segments that attention computes together.
+@dataclass(frozen=True)
+class Group:
+    """Consecutive segments that attention computes together: `rows` of at most `length` tokens.
 
-    `index` is None when all have exactly `length` tokens (a plain view of the flat run); otherwise
-    it is an int64 tensor (count, length) of positions in the flat run, with rows shorter than
-    `length` continued by an arbitrary valid position, `real` (count, length) bool says which places
-    are the row's own, and `valid` (tokens,) lists those places in the flattened (count * length).
+    `places` is None when all have exactly `length` tokens (a plain view of the flat run); otherwise
+    it is an int64 tensor (rows, length) of positions in the flat run, with rows shorter than
+    `length` continued by an arbitrary valid position, `real` (rows, length) bool says which places
+    are the row's own, and `valid` (tokens,) lists those places in the flattened (rows * length).
     """
 
     start: int
-    count: int
+    rows: int
     length: int
     tokens: int
-    index: Tensor | None = None
+    places: Tensor | None = None
     real: Tensor | None = None
     valid: Tensor | None = None
+
+    def to(self, device: torch.device) -> Group:
+        moved = {n: t.to(device) for n, t in (("places", self.places), ("real", self.real), ("valid", self.valid)) if t is not None}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,7 @@ class Segments:
         return int(self.starts.numel())
 
     def to(self, device: torch.device) -> Segments:
-        groups = tuple(Group(*(x.to(device) if isinstance(x, Tensor) else x for x in g)) for g in self.groups)
-        return Segments(self.starts.to(device), self.lengths.to(device), groups)
+        return Segments(self.starts.to(device), self.lengths.to(device), tuple(g.to(device) for g in self.groups))
 
     @property
     def last(self) -> Tensor:
@@ -103,16 +108,14 @@ class Loss(NamedTuple):
 
     sum: Tensor
     weight: float
-    parts: dict[str, float] = {}
+    parts: Mapping[str, float] = MappingProxyType({})
 
 
 PADDING_COST_TOKENS = 256
 """How many wasted tokens weigh as much as one more attention call (measured on two CPU cores)."""
 
 
-def collate(
-    examples: Sequence[dict[str, Any]], rows: Sequence[int] | None = None, *, types: bool = False
-) -> Batch:
+def collate(examples: Sequence[dict[str, Any]], rows: Sequence[int] | None = None, *, types: bool = False) -> Batch:
     """Lay examples end to end, shortest first.
 
     `examples` hold `input_ids` (list of int), optionally `token_type_ids`; `rows` are their
@@ -129,9 +132,7 @@ def collate(
     flat = [token for i in order for token in examples[i]["input_ids"]]
     token_types = None
     if types:
-        token_types = torch.tensor(
-            [t for i in order for t in examples[i].get("token_type_ids") or [0] * len(examples[i]["input_ids"])]
-        )
+        token_types = torch.tensor([t for i in order for t in examples[i].get("token_type_ids") or [0] * len(examples[i]["input_ids"])])
     return Batch(
         input_ids=torch.tensor(flat),
         positions=torch.cat([torch.arange(n) for n in lengths]),
@@ -172,5 +173,5 @@ def _group(starts: Tensor, lengths: Tensor) -> Group:
         return Group(start, count, length, tokens)
     columns = torch.arange(length)
     real = columns < lengths[:, None]
-    index = torch.where(real, starts[:, None] + columns, starts[:, None])
-    return Group(start, count, length, tokens, index, real, real.flatten().nonzero().squeeze(1))
+    places = torch.where(real, starts[:, None] + columns, starts[:, None])
+    return Group(start, count, length, tokens, places, real, real.flatten().nonzero().squeeze(1))

@@ -8,7 +8,7 @@ the same dense one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class KeptEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return self.rows(input)
-        return _Rows.apply(self.anchor, self, input)
+        return _Rows.apply(self.anchor, self, input)  # type: ignore[no-untyped-call, no-any-return]
 
     def rows(self, ids: Tensor) -> Tensor:
         """The looked-up rows, (*ids.shape, width), outside any graph."""
@@ -75,14 +75,15 @@ def install(model: nn.Module, *, dtype: torch.dtype) -> list[KeptEmbedding]:
     for module in model.modules():
         for weight in module.parameters(recurse=False):
             uses[id(weight)] = uses.get(id(weight), 0) + 1
-    found = []
+    found: list[KeptEmbedding] = []
     for module in model.modules():
         if type(module) is not nn.Embedding or module.max_norm is not None or module.scale_grad_by_freq:
             continue
         if module.weight.numel() < MIN_ELEMENTS or uses[id(module.weight)] > 1:
             continue
         module.__class__ = KeptEmbedding
-        module.touched, module.gives = [], dtype
-        module.anchor = torch.zeros((), requires_grad=True)
-        found.append(module)
-    return found  # type: ignore[return-value]
+        table = cast(KeptEmbedding, module)
+        table.touched, table.gives = [], dtype
+        table.anchor = torch.zeros((), requires_grad=True)
+        found.append(table)
+    return found

@@ -57,7 +57,7 @@ def prepare(model: PreTrainedModel | PooledModel) -> None:
             return output
         output.last_hidden_state = pool(output.last_hidden_state[0], kwargs["segments"], kwargs["pooling"])[:, None]
         if getattr(trunk, "pooler", None) is not None:
-            output.pooler_output = trunk.pooler(output.last_hidden_state)
+            output.pooler_output = trunk.pooler(output.last_hidden_state)  # type: ignore[operator]
         return output
 
     attention.register()
@@ -86,13 +86,11 @@ def pooled_logits(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
         return model(**_padded_inputs(batch, layout)).logits
     inputs = _ragged_inputs(batch, layout) | {"pooling": layout.pooling}
     if hasattr(model, "score"):
-        return model.score(trunk_of(model)(**inputs).last_hidden_state[:, 0])
+        return model.score(trunk_of(model)(**inputs).last_hidden_state[:, 0])  # type: ignore[operator, no-any-return]
     return model(**inputs).logits
 
 
-def choose_layout(
-    model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int
-) -> Layout:
+def choose_layout(model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int) -> Layout:
     """Find how this model takes batches, by trial where `wanted` allows ragged ones.
 
     The trial runs in eval mode on a few random tokens; its outcome is exact to rounding.
@@ -115,8 +113,9 @@ def choose_layout(
     if wanted == "ragged":
         from luthier.errors import ModelError
 
-        raise ModelError(f"{type(trunk).__name__} cannot take ragged batches: {reason}",
-                         where="training.attention", remedy="use auto or padded")
+        raise ModelError(
+            f"{type(trunk).__name__} cannot take ragged batches: {reason}", where="training.attention", remedy="use auto or padded"
+        )
     set_attention(model, None)
     return Layout(**{**vars(padded), "reason": reason})
 
@@ -152,16 +151,12 @@ def _trial(model: PreTrainedModel | PooledModel, layout: Layout, padded: Layout)
     vocabulary = trunk.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
     low = min(vocabulary - 1, layout.pad_id + 1 if layout.pad_id < vocabulary // 2 else 0)
     high = vocabulary if layout.pad_id < vocabulary // 2 else layout.pad_id
-    examples = [
-        {"input_ids": torch.randint(low, max(low + 1, high), (n,), generator=draw).tolist()} for n in (5, 7, 7)
-    ]
+    examples = [{"input_ids": torch.randint(low, max(low + 1, high), (n,), generator=draw).tolist()} for n in (5, 7, 7)]
     training, device = trunk.training, next(trunk.parameters()).device
     model.eval()
     try:
         set_attention(model, None)
-        alone = torch.cat(
-            [hidden_states(model, collate([e], types=padded.token_types).to(device), padded) for e in examples]
-        )
+        alone = torch.cat([hidden_states(model, collate([e], types=padded.token_types).to(device), padded) for e in examples])
         set_attention(model, attention.NAME)
         together = hidden_states(model, collate(examples, types=layout.token_types).to(device), layout)
     except Exception as error:  # any architecture may fail in its own way: then it is padded

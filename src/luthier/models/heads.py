@@ -28,9 +28,7 @@ class PooledModel(nn.Module):
 
 def mlp(hidden_size: int, outputs: int) -> nn.Module:
     """Two layers with a GELU between, each after dropout."""
-    return nn.Sequential(
-        nn.Dropout(0.1), nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Dropout(0.1), nn.Linear(hidden_size, outputs)
-    )
+    return nn.Sequential(nn.Dropout(0.1), nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Dropout(0.1), nn.Linear(hidden_size, outputs))
 
 
 def build_head(name: str, *, hidden_size: int, outputs: int) -> nn.Module:

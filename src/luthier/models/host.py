@@ -115,7 +115,7 @@ def keep_memory() -> str:
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware."""
     check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return bool(check()) if check is not None else False
+    return check is not None and bool(check())  # type: ignore[no-untyped-call]
 
 
 def processor() -> str:

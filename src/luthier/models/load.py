@@ -81,8 +81,12 @@ def load(
     config.problem_type = problem_type
     torch.manual_seed(seed)
     options: dict[str, Any] = {
-        "config": config, "revision": source.revision, "trust_remote_code": False, "use_safetensors": True,
-        "dtype": torch.float32, "attn_implementation": "sdpa",
+        "config": config,
+        "revision": source.revision,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "dtype": torch.float32,
+        "attn_implementation": "sdpa",
     }
     with friendly(source), quiet():
         auto = AutoModelForSequenceClassification if section.head == "linear" else AutoModel
@@ -120,7 +124,7 @@ def for_training(model: PreTrainedModel | PooledModel, *, device: torch.device, 
 
     Returns the embedding tables whose gradients are kept; these stay fp32 and look up in `dtype`.
     """
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]
     kept: list[embedding.KeptEmbedding] = []
     if device.type == "cpu":
         dropout.install(model)
@@ -249,5 +253,8 @@ def friendly(source: Source) -> Iterator[None]:
         elif guess := nearest(source.name, ["minilm"]):
             remedy = f"did you mean {guess}?"
         if "trust_remote_code" in text or "custom code" in text:
-            text, remedy = "wants to run its own code", "choose a model whose architecture is in transformers; Luthier runs no code from a model"
+            text, remedy = (
+                "wants to run its own code",
+                "choose a model whose architecture is in transformers; Luthier runs no code from a model",
+            )
         raise ModelError(f"cannot be loaded: {text}", where=f"model {source.name}", remedy=remedy) from error

@@ -58,8 +58,11 @@ def resolve(model: Model, *, folder: Path | None = None) -> Source:
             check_folder(path)
             return Source(model.name, str(path), None)
     if model.name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.name):
-        raise ModelError(f"no model folder {model.name}", where="model.name",
-                         remedy="give a folder with config.json and *.safetensors, a Hugging Face id, or minilm")
+        raise ModelError(
+            f"no model folder {model.name}",
+            where="model.name",
+            remedy="give a folder with config.json and *.safetensors, a Hugging Face id, or minilm",
+        )
     return Source(model.name, model.name, model.revision)
 
 
@@ -79,8 +82,11 @@ def check_folder(path: Path) -> dict[str, Any]:
 def refuse_code(config: dict[str, Any], *, where: str) -> None:
     """Raise ModelError for a model that wants to run code of its own."""
     if config.get("auto_map"):
-        raise ModelError("wants to run its own code (auto_map in its config)", where=where,
-                         remedy="choose a model whose architecture is in transformers; Luthier runs no code from a model")
+        raise ModelError(
+            "wants to run its own code (auto_map in its config)",
+            where=where,
+            remedy="choose a model whose architecture is in transformers; Luthier runs no code from a model",
+        )
 
 
 def fingerprint(source: Source, commit: str | None) -> dict[str, Any]:

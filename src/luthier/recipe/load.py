@@ -167,8 +167,9 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
 def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
     """Each pydantic complaint as a fault with its dotted path and a remedy; unions said once."""
     found: dict[str, Fault] = {}
+    remedy: str | None
     for item in error.errors():
-        path = _path(item["loc"])
+        path, remedy = _path(item["loc"]), None
         if item["type"] == "extra_forbidden":
             *parents, key = path.split(".")
             guess = nearest(key, _fields(parents))
@@ -189,15 +190,11 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
 
 
 def _path(location: Sequence[Any]) -> str:
-    """The dotted path of a pydantic location, without its union and validator tags."""
+    """The dotted path of a pydantic location, without the names of union members and validators."""
     path: list[str] = []
-    for part in location:
-        if isinstance(part, int):
-            path.append(str(part))
-        elif part in _fields(path) or (path and not _fields(path) and part.isidentifier() and not _is_tag(part)):
-            path.append(str(part))
-        elif not _is_tag(str(part)):
-            path.append(str(part))
+    for part in map(str, location):
+        if part in _fields(path) or not _is_tag(part):
+            path.append(part)
     return ".".join(path)
 
 

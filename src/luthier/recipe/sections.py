@@ -15,6 +15,7 @@ from luthier.recipe.tasks.options import TaskOptions
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Auto = Literal["auto"]
+Baseline = Literal["majority", "tfidf", "frozen"]
 
 
 class Section(BaseModel):
@@ -115,12 +116,12 @@ class Evaluation(Section):
     """What is measured, when, and with what uncertainty."""
 
     every: Literal["epoch"] | Annotated[int, Field(gt=0)] = Field("epoch", description="evaluate each epoch, or every so many updates")
-    metric: str = Field("auto", description="validation score by which the best checkpoint is chosen; auto is the task's own, loss is the loss")
+    metric: str = Field(
+        "auto", description="validation score by which the best checkpoint is chosen; auto is the task's own, loss is the loss"
+    )
     restore_best: bool = Field(True, description="end with the best checkpoint rather than the last")
     base_model: bool = Field(True, description="score the model before training too")
-    baselines: list[Literal["majority", "tfidf", "frozen"]] = Field(
-        default_factory=lambda: ["majority", "tfidf", "frozen"], description="simple methods scored beside the model"
-    )
+    baselines: list[Baseline] = Field(default=["majority", "tfidf", "frozen"], description="simple methods scored beside the model")
     bootstrap: int = Field(1000, ge=100, description="resamples for the 95% intervals")
     max_tokens: int = Field(16384, gt=0, description="tokens a forward pass at most in evaluation")
 

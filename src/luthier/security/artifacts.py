@@ -44,7 +44,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary neighbour, sync it, and rename it to `path`.
 
     Raises SpaceError where the disk is full or the folder cannot be written; the old file stays.
@@ -58,8 +58,11 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise SpaceError(f"cannot be written: {error.strerror or error}", where=str(path),
-                         remedy="free some space or choose another folder with output.folder") from error
+        raise SpaceError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            remedy="free some space or choose another folder with output.folder",
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -67,7 +70,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_atomic(path, lambda p: p.write_text(text, encoding="utf-8") and None)
+    write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -99,12 +102,16 @@ def need_space(folder: Path, size: int, *, purpose: str) -> None:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        raise SpaceError(f"cannot be written: {error.strerror}", where=str(folder),
-                         remedy="choose another folder with output.folder") from error
+        raise SpaceError(
+            f"cannot be written: {error.strerror}", where=str(folder), remedy="choose another folder with output.folder"
+        ) from error
     free = shutil.disk_usage(folder).free
     if free < size * 1.05 + (16 << 20):
-        raise SpaceError(f"{purpose} needs {size / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free", where=str(folder),
-                         remedy="free some space, or choose another folder with output.folder")
+        raise SpaceError(
+            f"{purpose} needs {size / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free",
+            where=str(folder),
+            remedy="free some space, or choose another folder with output.folder",
+        )
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -113,5 +120,8 @@ def refuse_pickles(folder: Path) -> None:
         return
     found = [p.name for p in folder.iterdir() if p.suffix in PICKLES]
     if found:
-        raise ModelError(f"has its weights only in {found[0]}, a format that can run code when loaded", where=str(folder),
-                         remedy="convert it to safetensors first")
+        raise ModelError(
+            f"has its weights only in {found[0]}, a format that can run code when loaded",
+            where=str(folder),
+            remedy="convert it to safetensors first",
+        )

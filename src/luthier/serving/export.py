@@ -28,8 +28,11 @@ def export_hf(run: Run, target: Path) -> float:
     """
     predictor = Predictor(run.model, device="cpu")
     if predictor.card["head"] != "linear":
-        raise RunError(f"its head, {predictor.card['head']}, is not part of the architecture, so transformers cannot load it",
-                       where=str(run.folder), remedy="predict with Luthier, or train with model.head: linear")
+        raise RunError(
+            f"its head, {predictor.card['head']}, is not part of the architecture, so transformers cannot load it",
+            where=str(run.folder),
+            remedy="predict with Luthier, or train with model.head: linear",
+        )
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise SpaceError("is there already and not empty", where=str(target), remedy="choose another folder")
     temporary = target.with_name(f".{target.name}.part")
@@ -61,8 +64,12 @@ def read_back(folder: Path, run: Run, predictor: Predictor, *, rows: int = 8) ->
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = tokenizer(
-        texts, pairs if pairs[0] is not None else None, padding=True, truncation=True,
-        max_length=predictor.card["max_length"], return_tensors="pt",
+        texts,
+        pairs if pairs[0] is not None else None,
+        padding=True,
+        truncation=True,
+        max_length=predictor.card["max_length"],
+        return_tensors="pt",
     )
     if "token_type_ids" not in tokenizer.model_input_names:
         inputs.pop("token_type_ids", None)

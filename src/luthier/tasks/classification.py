@@ -43,9 +43,7 @@ class Classification:
 
     name = "classification"
 
-    def __init__(
-        self, options: ClassificationOptions, data: Data, *, kind: Kind, labels: Sequence[str], by_number: bool = False
-    ) -> None:
+    def __init__(self, options: ClassificationOptions, data: Data, *, kind: Kind, labels: Sequence[str], by_number: bool = False) -> None:
         self.options, self.data, self.kind, self.labels = options, data, kind, tuple(labels)
         self._index = {str(i) if by_number else label: i for i, label in enumerate(labels)}
         self.by_number = by_number
@@ -61,7 +59,7 @@ class Classification:
         Raises DataError for missing columns, fewer than two labels, or labels of other parts that
         training never shows.
         """
-        columns = {name: "task.prompt" for name in _prompt_fields(options.prompt)}
+        columns = dict.fromkeys(_prompt_fields(options.prompt), "task.prompt")
         label_columns = [data.label] if isinstance(data.label, str) else data.label
         columns |= {data.text: "data.text"} | dict.fromkeys(label_columns, "data.label")
         if data.text_pair:
@@ -76,11 +74,17 @@ class Classification:
         labels, by_number = _label_space(options.labels, seen)
         task = cls(options, data, kind=kind, labels=labels, by_number=by_number)
         if len(labels) < 2:
-            raise DataError(f"training has only the label {labels[0]!r}" if labels else "training has no labels",
-                            where="data.label", remedy="a classifier needs rows of at least two classes")
+            raise DataError(
+                f"training has only the label {labels[0]!r}" if labels else "training has no labels",
+                where="data.label",
+                remedy="a classifier needs rows of at least two classes",
+            )
         if len(labels) > MAX_LABELS:
-            raise DataError(f"{len(labels)} different labels", where="data.label",
-                            remedy="is this the label column? for numbers set task.kind: regression")
+            raise DataError(
+                f"{len(labels)} different labels",
+                where="data.label",
+                remedy="is this the label column? for numbers set task.kind: regression",
+            )
         task._refuse_unknown(rows)
         return task
 
@@ -130,7 +134,8 @@ class Classification:
                 if unknown is not None and not _excluded(row, self.data):
                     guess = nearest(unknown, self._index)
                     raise DataError(
-                        f"label {unknown!r} of the {part} part is not among those of training", where=f"{row.file}:{row.line}",
+                        f"label {unknown!r} of the {part} part is not among those of training",
+                        where=f"{row.file}:{row.line}",
                         remedy=(f"did you mean {guess!r}? " if guess else "")
                         + "correct it, add training rows with it, or leave it out with data.exclude",
                     )
@@ -169,9 +174,7 @@ class Classification:
         counts = self.label_counts(train)
         if wanted == "balanced":
             n, multi = len(train), self.kind == "multi_label"
-            self.class_weights = [
-                ((n - c) / max(c, 1) if multi else n / (len(self.labels) * max(c, 1))) for c in counts.values()
-            ]
+            self.class_weights = [((n - c) / max(c, 1) if multi else n / (len(self.labels) * max(c, 1))) for c in counts.values()]
             return
         unknown = next((k for k in wanted if k not in self.labels), None)
         if unknown is not None:
@@ -190,7 +193,7 @@ class Classification:
 
     @property
     def problem_type(self) -> str:
-        """transformers' name of the kind."""
+        """Transformers' name of the kind."""
         return PROBLEM_TYPES[self.kind]
 
     @property

@@ -83,9 +83,7 @@ def multi_label(gold: Array, logits: Array, threshold: float) -> dict[str, float
     return {
         "accuracy": float((predicted == gold).all(axis=1).mean()),
         **_averages(hits, predicted.sum(0), gold.sum(0)),
-        "ece": calibration_error(
-            np.maximum(probabilities, 1 - probabilities).ravel(), (predicted == gold).astype(float).ravel()
-        ),
+        "ece": calibration_error(np.maximum(probabilities, 1 - probabilities).ravel(), (predicted == gold).astype(float).ravel()),
         "loss": float(-(gold * np.log(clipped) + (1 - gold) * np.log(1 - clipped)).mean()),
     }
 

@@ -36,9 +36,7 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(
-    folder: Path, *, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
-) -> Path:
+def save(folder: Path, *, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
     """Write a checkpoint below `folder`; returns its path.
 
     Raises SpaceError, leaving no partial checkpoint, where the disk is full.
@@ -64,8 +62,11 @@ def save(
         sync(folder)
     except (OSError, SafetensorError, RuntimeError) as error:  # a full disk comes as any of these
         shutil.rmtree(temporary, ignore_errors=True)
-        raise SpaceError(f"the checkpoint could not be written: {error}", where=str(folder),
-                         remedy="free some space and resume; earlier checkpoints are whole") from error
+        raise SpaceError(
+            f"the checkpoint could not be written: {error}",
+            where=str(folder),
+            remedy="free some space and resume; earlier checkpoints are whole",
+        ) from error
     return final
 
 

@@ -95,7 +95,12 @@ def train(
 
 
 def _not_finite(step: int, total: float, optimizer: Steps) -> NonFiniteError:
-    what = f"the loss is {total}" if not math.isfinite(total) else f"the gradient of {', '.join(optimizer.bad_gradients()[:3])} is not finite"
+    what = (
+        f"the loss is {total}" if not math.isfinite(total) else f"the gradient of {', '.join(optimizer.bad_gradients()[:3])} is not finite"
+    )
     optimizer.clear()
-    return NonFiniteError(f"{what}; the update was not made", where=f"step {step}",
-                          remedy="lower training.learning_rate, or use precision fp32; the weights of the step before are kept")
+    return NonFiniteError(
+        f"{what}; the update was not made",
+        where=f"step {step}",
+        remedy="lower training.learning_rate, or use precision fp32; the weights of the step before are kept",
+    )

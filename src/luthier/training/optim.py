@@ -35,16 +35,17 @@ class Optimizer:
         self._names = [n for n, _ in named]
         self._parameters = [p for _, p in named]
         self._kept_ids = tables
-        self._masters = [
-            p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self._parameters
-        ]
+        self._masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self._parameters]
         device = self._parameters[0].device
         groups = [
             {"params": [m for (n, p), m in zip(named, self._masters, strict=True) if decayed(n, p) is on], "weight_decay": decay}
             for on, decay in ((True, options.weight_decay), (False, 0.0))
         ]
         self._adamw = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=0.0, betas=options.betas, eps=options.epsilon,
+            [g for g in groups if g["params"]],
+            lr=0.0,
+            betas=options.betas,
+            eps=options.epsilon,
             fused=device.type in ("cpu", "cuda", "mps"),
         )
         self._max_norm = options.max_grad_norm

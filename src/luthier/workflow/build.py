@@ -26,6 +26,9 @@ from luthier.workflow.events import Listener, Note, Stage, silent
 from luthier.workflow.plan import Plan, infer_from_data, plan
 
 
+MUCH_UNKNOWN = 0.05
+
+
 @dataclass
 class Job:
     """All that training, evaluation and the record share."""
@@ -87,7 +90,7 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     config = loaded.model.config.get_text_config()
     decided = plan(resolved, data, hidden_size=config.hidden_size, longest_model=limit, longest_text=longest)
     _check_metric(data, decided.metric)
-    notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length)]
+    notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length), *_unknown_note(tokens, loaded)]
     if loaded.layout.kind == "padded":
         notes.append(f"batches are padded: {loaded.layout.reason}")
     for text in notes:
@@ -114,6 +117,15 @@ def _token_notes(tokens: dict[Part, Tokens], max_length: int) -> list[str]:
     return [
         f"{t.truncated} of {len(t)} {part} texts ({t.truncated / len(t):.1%}) are cut to {max_length} tokens" for part, t in cut.items()
     ]
+
+
+def _unknown_note(tokens: dict[Part, Tokens], loaded: Loaded) -> list[str]:
+    """A note where the tokenizer does not know many words: it may not be the model's own."""
+    unknown = loaded.tokenizer.unk_token_id
+    share = tokens["train"].share_of(unknown) if unknown is not None else 0.0
+    if share <= MUCH_UNKNOWN:
+        return []
+    return [f"{share:.0%} of the training tokens are unknown to the tokenizer: is it the model's own, and for this language?"]
 
 
 def _check_metric(data: Dataset, metric: str) -> None:

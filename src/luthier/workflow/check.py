@@ -29,9 +29,7 @@ class Checked:
     quarantined: list[Any] = field(default_factory=list)
 
 
-def check(
-    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), with_model: bool = True
-) -> Checked:
+def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), with_model: bool = True) -> Checked:
     """Check a recipe against its data and, unless told otherwise, its model.
 
     Raises the LuthierError that training would have met.
@@ -61,5 +59,3 @@ def check(
         "disk": f"at most {disk / 2**20:,.0f} MiB of checkpoints",
     }
     return Checked(resolved, job.data.prepared.summary, job.notes, engine, job.data.prepared.quarantined)
-
-

@@ -46,8 +46,9 @@ def dataset(resolved: Resolved) -> Dataset:
     prepared.files = hashes
     present = {str(r.target) for r in prepared.parts["train"]}
     if task.kind != "regression" and len(present) < 2:
-        raise DataError("the usable training rows have one class only", where="data.label",
-                        remedy="a classifier needs rows of at least two classes")
+        raise DataError(
+            "the usable training rows have one class only", where="data.label", remedy="a classifier needs rows of at least two classes"
+        )
     task.fit(prepared.parts["train"])
     _describe(task, prepared)
     return Dataset(task, prepared)
@@ -56,9 +57,7 @@ def dataset(resolved: Resolved) -> Dataset:
 def _describe(task: Any, prepared: Prepared) -> None:
     """Add label counts and text lengths to the summary, and notes on what stands out."""
     summary = prepared.summary
-    summary["labels"] = {
-        part: task.label_counts(records) if task.kind != "regression" else {} for part, records in prepared.parts.items()
-    }
+    summary["labels"] = {part: task.label_counts(records) if task.kind != "regression" else {} for part, records in prepared.parts.items()}
     lengths = sorted(len(r.text) for r in prepared.parts["train"])
     summary["characters"] = {"median": lengths[len(lengths) // 2], "longest": lengths[-1]}
     notes = prepared.notes
@@ -66,8 +65,14 @@ def _describe(task: Any, prepared: Prepared) -> None:
         reasons = ", ".join(f"{n} {reason}" for reason, n in summary["quarantine_reasons"].items())
         notes.append(f"{summary['rows_quarantined']} rows quarantined: {reasons}")
     if summary["duplicates"]:
-        fate = f"{summary['rows_dropped_as_duplicates']} dropped" if summary["rows_dropped_as_duplicates"] else "kept, on one side of the split"
-        notes.append(f"{summary['duplicates']} repeated texts ({fate}); {summary['conflicting_duplicates']} rows repeat a text under another label")
+        fate = (
+            f"{summary['rows_dropped_as_duplicates']} dropped"
+            if summary["rows_dropped_as_duplicates"]
+            else "kept, on one side of the split"
+        )
+        notes.append(
+            f"{summary['duplicates']} repeated texts ({fate}); {summary['conflicting_duplicates']} rows repeat a text under another label"
+        )
     if summary["train_texts_also_in_test"]:
         notes.append(f"{summary['train_texts_also_in_test']} training texts stand in the test file too: its scores are flattered")
     counts = summary["labels"]["train"]

@@ -86,8 +86,13 @@ class Fit:
         self.listener(Stage("train", f"{self.job.plan.total_updates} updates"))
         with _asked_to_stop() as asked, self._log("log.jsonl", self.progress.log_bytes) as log:
             reports = train(
-                self.model, self.stream, loss=self.job.task.loss(self.job.loaded.layout), optimizer=self.optimizer,
-                rate=self.schedule.rate, seed=self.options.seed, done=self.progress.step,
+                self.model,
+                self.stream,
+                loss=self.job.task.loss(self.job.loaded.layout),
+                optimizer=self.optimizer,
+                rate=self.schedule.rate,
+                seed=self.options.seed,
+                done=self.progress.step,
             )
             begun = time.monotonic() - self.progress.seconds
             while self.progress.step < self.job.plan.total_updates and not self.progress.stopped:
@@ -98,8 +103,9 @@ class Fit:
                     self._evaluate(report.step, log)
                 if asked:
                     self._save(log)
-                    raise Interrupted(f"stopped by {asked[0]} after update {report.step}; everything is saved",
-                                      remedy=f"luthier resume {self.run.folder}")
+                    raise Interrupted(
+                        f"stopped by {asked[0]} after update {report.step}; everything is saved", remedy=f"luthier resume {self.run.folder}"
+                    )
                 if self._save_due(report):
                     self._save(log)
         self._restore_best()
@@ -142,8 +148,12 @@ class Fit:
             self.listener(Note(f"validation loss stands still: the learning rate is lowered after update {step}"))
         if progress.gap > self.options.gap_warning and not self._gap_told:
             self._gap_told = True
-            self.listener(Note(f"validation loss exceeds training loss by {progress.gap:.2f}: the model learns its rows by heart; "
-                               "more data, more dropout or fewer epochs may help"))
+            self.listener(
+                Note(
+                    f"validation loss exceeds training loss by {progress.gap:.2f}: the model learns its rows by heart; "
+                    "more data, more dropout or fewer epochs may help"
+                )
+            )
         patience = self.options.early_stopping
         if patience is not None and progress.bad >= patience:
             progress.stopped = f"no better {metric} in {patience} evaluations"
@@ -162,8 +172,11 @@ class Fit:
         self.progress.log_bytes = log.tell()
         state = {"progress": asdict(self.progress), "stream": self.stream.state_dict(), "schedule": self.schedule.state_dict()}
         checkpoint.save(
-            self.run.checkpoints, step=self.progress.step, weights=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(), state=state,
+            self.run.checkpoints,
+            step=self.progress.step,
+            weights=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            state=state,
         )
         spare = {f"step-{self.progress.best_step:08d}"} if self.evaluation.restore_best else set()
         checkpoint.prune(self.run.checkpoints, keep=self.saving.keep, spare=spare)

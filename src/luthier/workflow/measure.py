@@ -77,7 +77,12 @@ def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Compari
         task.scores, gold, out_a, out_b, loss_a=task.row_loss(gold, out_a), loss_b=task.row_loss(gold, out_b), resamples=resamples
     )
     differing = [
-        {"text": left[rows_a[i]]["text"], "target": left[rows_a[i]]["target"], "a": _answer(left[rows_a[i]]), "b": _answer(right[rows_b[i]])}
+        {
+            "text": left[rows_a[i]]["text"],
+            "target": left[rows_a[i]]["target"],
+            "a": _answer(left[rows_a[i]]),
+            "b": _answer(right[rows_b[i]]),
+        }
         for i in result.differing
     ]
     return result, differing

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from luthier.recipe import Resolved
 from luthier.workflow.dataset import Dataset
 
-UPDATES, UPDATES_PER_OUTPUT = 100, 15
+UPDATES, UPDATES_PER_OUTPUT = 100, 25
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 20
 WIDTH, RATE = 384, 2e-4
 
@@ -40,23 +40,27 @@ def plan(resolved: Resolved, data: Dataset, *, hidden_size: int, longest_model: 
     rows, outputs = len(data.prepared.parts["train"]), data.task.outputs
     size = training.batch_size * training.gradient_accumulation
     per_epoch = -(-rows // size)
-    epochs = training.epochs
-    if epochs == "auto":
+    if training.epochs == "auto":
         wanted = UPDATES + UPDATES_PER_OUTPUT * outputs
         epochs = float(min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(wanted / per_epoch))))
         resolved.infer("training.epochs", epochs, f"{rows} training rows and {outputs} outputs, at {size} rows an update")
+    else:
+        epochs = training.epochs
     total = math.ceil(epochs * per_epoch)
     if training.max_steps is not None:
         total = min(total, training.max_steps)
-    rate = training.learning_rate
-    if rate == "auto":
+    if training.learning_rate == "auto":
         rate = min(RATE, max(1e-5, RATE * (WIDTH / hidden_size) ** 2))
         resolved.infer("training.learning_rate", rate, f"the model's width, {hidden_size}")
-    length = resolved.recipe.model.max_length
-    if length == "auto":
+    else:
+        rate = training.learning_rate
+    wanted_length = resolved.recipe.model.max_length
+    if wanted_length == "auto":
         length = min(longest_model, max(longest_text, 2))
         because = f"the longest text has {longest_text} tokens, the model takes {longest_model}"
         resolved.infer("model.max_length", length, because)
+    else:
+        length = wanted_length
     metric = resolved.recipe.evaluation.metric
     if metric == "auto":
         metric = data.task.metric

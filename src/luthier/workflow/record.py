@@ -40,7 +40,7 @@ def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
     train_gold, kind, width = task.gold(parts["train"]), task.kind, task.outputs
     held = job.tokens["test"].examples()
     model, layout, budget = job.loaded.model, job.loaded.layout, evaluation.max_tokens
-    model.to(job.host.device)
+    model.to(job.host.device)  # type: ignore[arg-type]
     found: dict[str, Array] = {}
     for name in evaluation.baselines:
         listener(Stage("baseline", METHODS[name]))
@@ -66,12 +66,16 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     answers = outputs(job.loaded.model, job.tokens["test"].examples(), job.loaded.layout, max_tokens=evaluation.max_tokens)
     gold = task.gold(test)
     everything = {name: measured[name] for name in METHODS if name in measured} | {"model": answers}
-    scores = {
-        name: with_intervals(task.scores, gold, values, resamples=evaluation.bootstrap) for name, values in everything.items()
+    scores = {name: with_intervals(task.scores, gold, values, resamples=evaluation.bootstrap) for name, values in everything.items()}
+    state = {
+        "task": job.resolved.recipe.task.model_dump(mode="json"),
+        "state": task.state(),
+        "max_length": job.plan.max_length,
+        "text": job.resolved.recipe.data.text,
+        "text_pair": job.resolved.recipe.data.text_pair,
+        "head": job.resolved.recipe.model.head,
+        "pooling": job.loaded.layout.pooling,
     }
-    state = {"task": job.resolved.recipe.task.model_dump(mode="json"), "state": task.state(), "max_length": job.plan.max_length,
-             "text": job.resolved.recipe.data.text, "text_pair": job.resolved.recipe.data.text_pair,
-             "head": job.resolved.recipe.model.head, "pooling": job.loaded.layout.pooling}
     loading.save(job.loaded.model, job.loaded.tokenizer, run.model, task=state)
     write_json(run.folder / "scores.json", {"metric": job.plan.metric, "test_rows": len(test), "methods": scores})
     write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
@@ -92,8 +96,16 @@ def _predictions(job: Job, gold: NDArray[Any], answers: Array) -> list[dict[str,
     records, losses = job.data.prepared.parts["test"], job.task.row_loss(gold, answers)
     decoded = job.task.decode(answers)
     return [
-        {"file": r.file, "line": r.line, "text": r.text, "text_pair": r.pair, "key": r.key,
-         "target": _named(job.task, r.target), **d, "error": float(e)}
+        {
+            "file": r.file,
+            "line": r.line,
+            "text": r.text,
+            "text_pair": r.pair,
+            "key": r.key,
+            "target": _named(job.task, r.target),
+            **d,
+            "error": float(e),
+        }
         for r, d, e in zip(records, decoded, losses, strict=True)
     ]
 

@@ -25,9 +25,7 @@ from luthier.workflow.record import after, before
 PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn", "pyarrow")
 
 
-def train(
-    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), listener: Listener = silent
-) -> Run:
+def train(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), listener: Listener = silent) -> Run:
     """Fine-tune by a recipe; returns the finished run."""
     return start(load_recipe(recipe, overrides=overrides), listener=listener)
 
@@ -39,9 +37,16 @@ def start(resolved: Resolved, *, parent: str | None = None, listener: Listener =
     with run.lock():
         write_text(run.folder / "recipe.yaml", dump(resolved.recipe))
         run.record(
-            status="running", started=now(), name=resolved.name, recipe_folder=str(resolved.folder), parent=parent,
-            prompt=getattr(resolved.recipe.task, "prompt", None), base=fingerprint(job.source, job.loaded.commit),
-            versions=versions(), seed=resolved.recipe.training.seed, **job.facts(),
+            status="running",
+            started=now(),
+            name=resolved.name,
+            recipe_folder=str(resolved.folder),
+            parent=parent,
+            prompt=getattr(resolved.recipe.task, "prompt", None),
+            base=fingerprint(job.source, job.loaded.commit),
+            versions=versions(),
+            seed=resolved.recipe.training.seed,
+            **job.facts(),
         )
         _carry(job, run, listener=listener)
     return run
@@ -100,7 +105,7 @@ def recipe_of(run: Run) -> Resolved:
     facts = run.facts
     raw = yaml.safe_load((run.folder / "recipe.yaml").read_text(encoding="utf-8"))
     loaded = load_recipe(raw)
-    return Resolved(loaded.recipe, Path(facts["recipe_folder"]), facts["name"], {k: f"run {run.id}" for k in loaded.sources})
+    return Resolved(loaded.recipe, Path(facts["recipe_folder"]), facts["name"], dict.fromkeys(loaded.sources, f"run {run.id}"))
 
 
 def versions() -> dict[str, str]:
