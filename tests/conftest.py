@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores; spinning threads would fight over them
 
 import csv
 from pathlib import Path
@@ -18,13 +19,6 @@ from tests import tiny
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     os.environ["LUTHIER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    import torch
-
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,13 @@ import click
 
 from luthier.cli.options import set_option
 
-EXAMPLE = "The hinge came loose in a week, and still I would not swap it for another."
+EXAMPLE = "Delivery took two weeks, but I love this lamp and would buy it again."
 
 
 @click.command(name="demo")
 @set_option
 def command(overrides: tuple[str, ...]) -> None:
-    """Fine-tune MiniLM on the 720 reviews shipped with Luthier: offline, on a CPU, in about a minute."""
+    """Fine-tune MiniLM on the 1,260 reviews shipped with Luthier: offline, on a CPU, in about a minute."""
     from luthier.models.source import ALIASES
     from luthier.recipe import load_recipe
     from luthier.registry import require

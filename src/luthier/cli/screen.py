@@ -95,7 +95,7 @@ def scores_table(run: Run) -> Table:
     """Every method beside the model, each figure with its 95% interval."""
     scores = run.scores
     names = [n for n in SHOWN[kind_of(run)] if n in scores["methods"]["model"]]
-    names = names[: max(1, (console.width - 28) // 17)]
+    names = names[: max(1, (console.width - 32) // 19)]
     table = Table(
         title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
     )

@@ -11,7 +11,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 34
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 26, 34
 
 
 class Line(NamedTuple):
@@ -120,7 +120,7 @@ def _axes(x0: float, x1: float, y0: float, y1: float, x_label: str, y_label: str
         parts.append(f'<text class="tick" text-anchor="middle" x="{_x(tick, x0, x1):.1f}" y="{HEIGHT - BOTTOM + 15}">{tick:g}</text>')
     parts.append(
         f'<text class="tick" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(x_label)}</text>'
-        f'<text class="tick" x="4" y="{TOP - 3}">{escape(y_label)}</text>'
+        f'<text class="tick" x="4" y="{TOP - 14}">{escape(y_label)}</text>'
     )
     return "".join(parts)
 

@@ -48,7 +48,7 @@ class Classification:
         self._index = {str(i) if by_number else label: i for i, label in enumerate(labels)}
         self.by_number = by_number
         self.class_weights: list[float] | None = None
-        self.target_mean = 0.0
+        self.prior: list[float] | None = None
 
     # ── rows to records ────────────────────────────────────────────────────────────────────────
 
@@ -164,11 +164,18 @@ class Classification:
     # ── label statistics ───────────────────────────────────────────────────────────────────────
 
     def fit(self, train: Sequence[Record]) -> None:
-        """Learn from the training records what the loss needs: class weights, the mean target."""
+        """Learn from the training records what training needs: class weights, and where a fresh head starts.
+
+        A head of numbers starts at the mean; one of several labels at each label's log-odds (Lin et al.
+        2017, sec. 3.3), since most labels are rare and would take a long walk down from one half.
+        """
         if self.kind == "regression":
-            self.target_mean = sum(r.target for r in train) / len(train)
+            self.prior = [sum(r.target for r in train) / len(train)]
             return
         wanted = self.options.class_weights
+        if self.kind == "multi_label" and wanted == "none":
+            shares = [(n + 0.5) / (len(train) + 1) for n in self.label_counts(train).values()]
+            self.prior = [math.log(s / (1 - s)) for s in shares]
         if wanted == "none":
             return
         counts = self.label_counts(train)

@@ -25,7 +25,6 @@ from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
 from luthier.workflow.plan import Plan, infer_from_data, plan
 
-
 MUCH_UNKNOWN = 0.05
 
 
@@ -83,7 +82,7 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         attention=recipe.training.attention,
         seed=recipe.training.seed,
     )
-    _start_at_mean(loaded, data.task)
+    _start_head(loaded, data.task)
     listener(Stage("tokens"))
     tokens, limit = _tokens(resolved, data, loaded)
     longest = max(max(t.lengths()) for t in tokens.values())
@@ -138,13 +137,11 @@ def _check_metric(data: Dataset, metric: str) -> None:
         raise RecipeError([Fault(f"{data.task.kind} has no score {metric!r}", "evaluation.metric", remedy)])
 
 
-def _start_at_mean(loaded: Loaded, task: Any) -> None:
-    """Let a fresh regression head begin at the mean target, so that training need not walk there."""
+def _start_head(loaded: Loaded, task: Any) -> None:
+    """Let a fresh head start where the task says, so that training need not walk there."""
     import torch
 
-    if task.kind != "regression":
-        return
-    biases = [p for n, p in loaded.model.named_parameters() if n.endswith("bias") and p.shape == (1,)]
-    if biases and not bool(biases[-1].any()):
+    biases = [p for n, p in loaded.model.named_parameters() if n.endswith("bias") and p.shape == (task.outputs,)]
+    if task.prior is not None and biases and not bool(biases[-1].any()):
         with torch.no_grad():
-            biases[-1].fill_(task.target_mean)
+            biases[-1].copy_(torch.tensor(task.prior))
