@@ -6,7 +6,7 @@ Same model, rows, composition of batches and number of steps; clipping and optim
 dropout on both sides; both cores. Each side lives in a process of its own, set up as its users would
 have it, and the two take turns (A-B-A-B) while the other sleeps; a figure is the ratio of medians of
 seconds a step. Equality of the loss curves is shown with dropout off. `tweets_vs_max_length` is against
-the tutorials' `padding="max_length"`. `gemm_share` is the share of the machine's measured peak of fp32
+the tutorials' `padding="max_length"`, at batch 4. `gemm_share` is the share of the machine's measured peak of fp32
 matrix products that a step on reviews reaches. The last line is one JSON object.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-WORKLOADS = {"tweets": 32, "reviews": 8}
+WORKLOADS = {"tweets": 32, "reviews": 8, "few tweets": 4}
 MAX_LENGTH = 512
 CLASSES = 3
 
@@ -33,7 +33,7 @@ CLASSES = 3
 def lengths(workload: str, count: int, seed: int) -> list[int]:
     """Tweets: normal, mean 24, within 8 to 48. Reviews: log-normal, median 230, sigma 0.5, within 30 to 512."""
     draw = random.Random(seed)
-    if workload == "tweets":
+    if workload.endswith("tweets"):
         return [min(48, max(8, int(draw.gauss(24, 8)))) for _ in range(count)]
     return [min(MAX_LENGTH, max(30, int(draw.lognormvariate(math.log(230), 0.5)))) for _ in range(count)]
 
@@ -211,7 +211,7 @@ def serve() -> None:
 
 
 class Child:
-    """One side's process."""
+    """One side's process; `answer` waits for what it was asked."""
 
     def __init__(self, **order: Any) -> None:
         self.process = subprocess.Popen(
@@ -219,11 +219,13 @@ class Child:
         )
         self.ask(order)
 
-    def ask(self, message: Any) -> Any:
+    def ask(self, message: Any) -> None:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith(("[", '"ready"')):
                 return json.loads(line)
@@ -235,35 +237,46 @@ class Child:
         self.process.wait()
 
 
-def duel(
-    workload: str, *, turns: int, length: int, precision: str = "fp32", padding: str = "longest", dropout: bool = True
-) -> dict[str, Any]:
-    """A-B-A-B; the first turn of each warms up and is not counted."""
+PLAIN = {"side": "plain", "padding": "longest"}
+FULL = {"side": "plain", "padding": "max_length"}
+FP32 = {"side": "luthier", "precision": "fp32"}
+BF16 = {"side": "luthier", "precision": "bf16"}
+
+
+def contest(workload: str, sides: dict[str, dict[str, str]], *, turns: int, length: int, dropout: bool = True) -> dict[str, dict[str, Any]]:
+    """Sides take turns of `length` steps, first to last, over and over; the first round warms up and is not counted.
+
+    Ratios are of the first side's median seconds a step to each other's.
+    """
     steps = (turns + 1) * length
-    sides = {
-        "plain": Child(side="plain", workload=workload, padding=padding, dropout=dropout, steps=steps),
-        "luthier": Child(side="luthier", workload=workload, precision=precision, dropout=dropout, steps=steps),
-    }
+    children = {name: Child(**order, workload=workload, dropout=dropout, steps=steps) for name, order in sides.items()}
+    for child in children.values():
+        child.answer()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     losses: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
-        for name, side in sides.items():
-            found, took = side.ask([turn * length, length])
+        for name, child in children.items():
+            child.ask([turn * length, length])
+            found, took = child.answer()
             losses[name] += found
             if turn:
                 seconds[name].append(took / length)
-    for side in sides.values():
-        side.close()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    difference = max(abs(a - b) for a, b in zip(losses["plain"], losses["luthier"], strict=True))
-    ratio = medians["plain"] / medians["luthier"]
-    name = f"{workload}, {precision}" + (", against max_length" if padding != "longest" else "") + ("" if dropout else ", dropout off")
-    print(
-        f"{name:<38} Trainer {medians['plain'] * 1e3:8.1f} ms  Luthier {medians['luthier'] * 1e3:7.1f} ms  x{ratio:.2f}"
-        f"   [{' '.join(f'{a / b:.2f}' for a, b in zip(seconds['plain'], seconds['luthier'], strict=True))}]  largest loss difference {difference:.1e}",
-        flush=True,
-    )
-    return {"ratio": ratio, "seconds": medians["luthier"], "difference": difference}
+    for child in children.values():
+        child.close()
+    first, *others = sides
+    base = statistics.median(seconds[first])
+    results = {}
+    for name in others:
+        mine = statistics.median(seconds[name])
+        difference = max(abs(a - b) for a, b in zip(losses[first], losses[name], strict=True))
+        each = " ".join(f"{a / b:.2f}" for a, b in zip(seconds[first], seconds[name], strict=True))
+        label = f"{workload}{'' if dropout else ', dropout off'}: {first} / {name}"
+        print(
+            f"{label:<48}{base * 1e3:9.1f} ms /{mine * 1e3:8.1f} ms  x{base / mine:.2f}  [{each}]  largest loss difference {difference:.1e}",
+            flush=True,
+        )
+        results[name] = {"ratio": base / mine, "seconds": mine, "difference": difference}
+    return results
 
 
 def flops(workload: str, turns: int, length: int) -> float:
@@ -284,23 +297,23 @@ def main() -> None:
     if options.serve:
         serve()
         return
-    turns = 3 if options.quick else 7
-    scale = 1 if options.quick else 2
-    tweets = duel("tweets", turns=turns, length=8 * scale)
-    reviews = duel("reviews", turns=turns, length=2 * scale)
-    tweets_bf16 = duel("tweets", turns=turns, length=8 * scale, precision="bf16")
-    reviews_bf16 = duel("reviews", turns=turns, length=2 * scale, precision="bf16")
-    exact = [duel("tweets", turns=2, length=4 * scale, dropout=False), duel("reviews", turns=2, length=2, dropout=False)]
-    full = duel("tweets", turns=1, length=1 if options.quick else 2, padding="max_length")
+    turns, scale = (2, 1) if options.quick else (7, 2)
+    tweets = contest("tweets", {"Trainer": PLAIN, "fp32": FP32, "bf16": BF16}, turns=turns, length=4 * scale)
+    reviews = contest("reviews", {"Trainer": PLAIN, "fp32": FP32, "bf16": BF16}, turns=turns, length=1 * scale)
+    exact = [
+        contest(workload, {"Trainer": PLAIN, "fp32": FP32}, turns=1, length=2 * scale, dropout=False)["fp32"]["difference"]
+        for workload in WORKLOADS if workload != "few tweets"
+    ]  # fmt: skip
+    full = contest("few tweets", {"max_length": FULL, "fp32": FP32}, turns=1, length=1 * scale)
     peak = gemm_peak()
-    share = flops("reviews", turns, 2 * scale) / reviews["seconds"] / 1e9 / peak
+    share = flops("reviews", turns, scale) / reviews["fp32"]["seconds"] / 1e9 / peak
     print(f"matrix products peak at {peak:.0f} GFLOP/s; reviews in fp32 reach {share:.0%} of it")
     import torch
 
     figures = {
-        "tweets_fp32": tweets["ratio"], "reviews_fp32": reviews["ratio"], "tweets_bf16": tweets_bf16["ratio"],
-        "reviews_bf16": reviews_bf16["ratio"], "tweets_vs_max_length": full["ratio"], "gemm_share": share,
-        "max_loss_difference": max(e["difference"] for e in exact),
+        "tweets_fp32": tweets["fp32"]["ratio"], "reviews_fp32": reviews["fp32"]["ratio"], "tweets_bf16": tweets["bf16"]["ratio"],
+        "reviews_bf16": reviews["bf16"]["ratio"], "tweets_vs_max_length": full["fp32"]["ratio"], "gemm_share": share,
+        "max_loss_difference": max(exact),
     }  # fmt: skip
     print(f"gpu: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'not run, none here'}")
     print(json.dumps({k: float(f"{v:.3g}") for k, v in figures.items()}))

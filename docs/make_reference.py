@@ -12,7 +12,10 @@ from pydantic_core import PydanticUndefined
 from luthier.recipe.sections import Recipe
 from luthier.recipe.tasks.classification import ClassificationOptions
 
-HEAD = "# The recipe, field by field\n\nGenerated from the schema by `docs/make_reference.py`. `luthier explain RECIPE` shows what each becomes.\n"
+HEAD = """# The recipe, field by field
+
+Generated from the schema by `docs/make_reference.py`. `luthier explain RECIPE` shows what each becomes.
+"""
 
 
 def reference() -> str:
@@ -23,12 +26,9 @@ def reference() -> str:
         assert issubclass(section, BaseModel)
         parts.append(f"\n## {name}\n\n{inspect.getdoc(section)}\n\n| field | default | |\n|---|---|---|\n")
         for key, item in section.model_fields.items():
-            default = (
-                "required"
-                if item.default is PydanticUndefined and item.default_factory is None
-                else item.get_default(call_default_factory=True)
-            )
-            shown = default if default == "required" else f"`{'none' if default is None else default}`"
+            required = item.default is PydanticUndefined and item.default_factory is None
+            default = "required" if required else item.get_default(call_default_factory=True)
+            shown = default if required else f"`{'none' if default is None else default}`"
             parts.append(f"| `{key}` | {shown} | {(item.description or '').replace('|', '/')} |\n")
     return "".join(parts)
 

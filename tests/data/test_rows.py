@@ -47,7 +47,8 @@ def test_every_format_plain_and_gzipped(tmp_path, name, packed):
     path.write_bytes(gzip.compress(content) if packed else content)
     found = read(path)
     if name == "a.tsv":  # a quoted line break: bare quotes are kept where quoting is not consistent
-        assert [r.values["label"] for r in found.rows][0] == "x"
+        assert [r.values["text"] for r in found.rows] == ["a, b", "ünï 😀"]
+        assert [q.line for q in found.quarantined] == [3, 4]
         return
     assert [r.values for r in found.rows] == ROWS
     assert not found.quarantined

@@ -114,8 +114,8 @@ def keep_memory() -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware."""
-    check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return check is not None and bool(check())  # type: ignore[no-untyped-call]
+    check: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return check is not None and bool(check())
 
 
 def processor() -> str:
@@ -137,8 +137,8 @@ def _device(wanted: str) -> torch.device:
 
 
 def _need_bf16(device: torch.device) -> None:
-    has = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported, "mps": lambda: False}[device.type]()
-    if not has:
+    checks: dict[str, Any] = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported, "mps": lambda: False}
+    if not checks[device.type]():
         raise ModelError(f"this {device.type} has no bf16 instructions", where="training.precision", remedy="set training.precision: fp32")
 
 
