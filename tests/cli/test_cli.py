@@ -63,7 +63,10 @@ def test_the_whole_way_from_check_to_export(recipe_file, tmp_path):
     assert "<script" not in report
     told = [json.loads(line) for line in luthier("predict", "tiny-1", "the film was lovely", folder=tmp_path).stdout.splitlines()]
     piped = luthier("predict", "latest", folder=tmp_path, stdin='the film was lovely\n{"text": "so rude"}\n')
-    assert [json.loads(line)["text"] for line in piped.stdout.splitlines()] == ["the film was lovely", "so rude"]
+    assert [json.loads(line).get("text") or json.loads(line)["row"]["text"] for line in piped.stdout.splitlines()] == [
+        "the film was lovely",
+        "so rude",
+    ]
     assert json.loads(piped.stdout.splitlines()[0])["scores"] == pytest.approx(told[0]["scores"], abs=1e-6)
     evaluated = json.loads(luthier("evaluate", "tiny-1", "--json", folder=tmp_path).stdout)
     recorded = json.loads((tmp_path / "runs" / "tiny-1" / "scores.json").read_text())["methods"]["model"]
@@ -98,7 +101,7 @@ def test_explain_says_where_each_value_came_from(recipe_file, tmp_path):
     assert values["training.learning_rate"] == {"path": "training.learning_rate", "value": 3e-4, "source": "flag"}
     assert values["training.epochs"]["source"] == "file"
     assert values["training.weight_decay"]["source"] == "default"
-    assert values["model.max_length"]["source"].startswith("inferred: the longest text")
+    assert values["model.max_length"]["source"].startswith("inferred: what the model takes")
     assert values["task.labels"]["value"] == ["negative", "neutral", "positive"]
 
 
@@ -196,7 +199,18 @@ def test_predict_says_what_a_row_lacks(recipe_file, tmp_path):
     assert luthier("train", recipe_file, folder=tmp_path).returncode == 0
     done = luthier("predict", "tiny-1", folder=tmp_path, stdin='{"txt": "a"}\n')
     assert done.returncode == 1
-    assert "row 1 has no text in 'text'" in done.stderr
+    assert "row 1: empty text" in done.stderr
+    assert "this model reads 'text'" in done.stderr
+    file = tmp_path / "new.csv"
+    file.write_text("text,label\nthe film was great,unsure\n ,x\n")
+    done = luthier("predict", "tiny-1", "--file", file, folder=tmp_path)
+    assert done.returncode == 0
+    (answer,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answer["row"]["label"] == "unsure"
+    assert answer["label"] != "unsure"
+    assert "new.csv:3: empty text" in done.stderr
+    long = luthier("predict", "tiny-1", "film " * 200, folder=tmp_path)
+    assert "1 of 1 texts are cut to 64 tokens" in long.stderr
 
 
 def test_doctor_reports_as_json(tmp_path):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from luthier.models import dropout, embedding
-from luthier.models.batch import Loss
+from luthier.models.batch import Loss, within_budget
 from luthier.recipe.sections import Training
-from luthier.training.batches import UpdateStream, within_budget
+from luthier.training.batches import UpdateStream
 from luthier.training.loop import train
 from luthier.training.optim import Optimizer
 from luthier.training.schedule import Schedule
@@ -123,9 +123,13 @@ def test_plateau_follows_the_validation_loss_and_resumes():
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(1, 200))
 def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
     rows = list(range(len(lengths)))
-    runs = list(within_budget(rows, lengths, budget))
-    assert sorted(r for run in runs for r in run) == rows
-    assert all(len(run) == 1 or sum(lengths[r] for r in run) <= budget for run in runs)
+    for padded in (False, True):
+        for longest_first in (False, True):
+            runs = list(within_budget(rows, lengths, budget, padded=padded, longest_first=longest_first))
+            assert sorted(r for run in runs for r in run) == rows
+            for run in runs:
+                own = [lengths[r] for r in run]
+                assert len(run) == 1 or (max(own) * len(own) if padded else sum(own)) <= budget
 
 
 def stream(rows: int = 23, size: int = 5, **options) -> UpdateStream:

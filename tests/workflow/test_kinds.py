@@ -77,7 +77,7 @@ def test_pairs_learn(learn, write_csv):
     assert value(run, "accuracy") > 0.6
     answers = luthier.predict(run, [{"a": "the film was great", "b": "so rude"}])
     assert answers[0]["label"] in run.facts["data"]["summary"]["labels"]["train"]
-    with pytest.raises(LuthierError, match="pairs of texts"):
+    with pytest.raises(LuthierError, match="empty text"):
         luthier.predict(run, ["alone"])
 
 

@@ -32,5 +32,5 @@ def command(overrides: tuple[str, ...]) -> None:
         run = start(resolved, listener=screen)
     show_run(run)
     answer = predict(run, [EXAMPLE])[0]
-    console.print(f'example "{EXAMPLE}"\n        → {answer["label"]} ({answer["score"]:.0%})', highlight=False)
-    console.print(f'next    luthier predict {run.id} "your own text"', highlight=False)
+    console.print(f'example "{EXAMPLE}"\n        → {answer["label"]} ({answer["score"]:.0%})', highlight=False, markup=False)
+    console.print(f'next    luthier predict {run.id} "your own text"', highlight=False, markup=False)

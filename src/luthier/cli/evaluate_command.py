@@ -25,6 +25,8 @@ def command(run: str, files: tuple[Path, ...], as_json: bool, root: Path) -> Non
         return
     n = next(iter(scores.values()))["n"]
     click.echo(f"{n} rows scored, {len(rest.quarantined)} quarantined")
+    for note in rest.notes:
+        click.echo(f"note: {note}")
     for name, score in scores.items():
         click.echo(f"{name:<20}{score['value']:.4f}  95% {score['low']:.4f} to {score['high']:.4f}")
     for bad in rest.quarantined[:5]:

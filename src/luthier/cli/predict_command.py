@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from luthier.cli.options import run_argument, runs_option, the_run
+from luthier.data.rows import Quarantined, decode
 
 
 @click.command(name="predict")
@@ -26,15 +27,25 @@ def command(run: str, texts: tuple[str, ...], file: Path | None, output: Path | 
     if texts and file:
         raise click.UsageError("give texts or --file, not both")
     found = the_run(run, root)
-    rows = list(texts) if texts else _rows(file)
-    if not rows:
+    lines = [] if texts or file else _standard_input()
+    if not (texts or file or lines):
         raise click.UsageError("nothing to predict: give texts, --file, or lines on standard input")
-    from luthier.workflow.measure import predict
+    from luthier.workflow.measure import predictor_of, read_rows
 
-    answers = [{**_shown(r), **a} for r, a in zip(rows, predict(found, rows), strict=True)]
+    predictor = predictor_of(found)
+    rows: list[Any] = [*texts, *lines]
+    if file is not None:
+        read = read_rows(found, file)
+        faults = [(r, predictor.refusal(r.values)) for r in read.rows]
+        rows = [r.values for r, fault in faults if fault is None]
+        for bad in [*read.quarantined, *(Quarantined(r.file, r.line, fault, "") for r, fault in faults if fault)]:
+            click.echo(f"left out: {bad.file}:{bad.line}: {bad.reason}", err=True)
+    answers = [{"text": r, **a} if isinstance(r, str) else {"row": r, **a} for r, a in zip(rows, predictor.predict(rows), strict=True)]
+    if predictor.truncated:
+        click.echo(f"{predictor.truncated} of {len(rows)} texts are cut to {predictor.card['max_length']} tokens", err=True)
     if output is None:
         for answer in answers:
-            click.echo(json.dumps(answer, ensure_ascii=False))
+            click.echo(json.dumps(answer, ensure_ascii=False, default=str))
         return
     from luthier.security.artifacts import write_jsonl
 
@@ -42,17 +53,17 @@ def command(run: str, texts: tuple[str, ...], file: Path | None, output: Path | 
     click.echo(f"{len(answers)} predictions in {output}", err=True)
 
 
-def _rows(file: Path | None) -> list[Any]:
-    if file is not None:
-        from luthier.data.rows import read
-
-        found = read(file)
-        for bad in found.quarantined:
-            click.echo(f"left out: {bad.file}:{bad.line}: {bad.reason}", err=True)
-        return [row.values for row in found.rows]
+def _standard_input() -> list[Any]:
+    """The lines of standard input: JSON objects where they are, else texts."""
     if sys.stdin.isatty():
         return []
-    return [_line(line) for line in sys.stdin if line.strip()]
+    data = sys.stdin.buffer.read()
+    if not data.strip():
+        return []
+    text, note = decode(data, Path("standard input"))
+    if note:
+        click.echo(f"standard input: {note}", err=True)
+    return [_line(line) for line in text.split("\n") if line.strip()]
 
 
 def _line(line: str) -> Any:
@@ -61,8 +72,4 @@ def _line(line: str) -> Any:
             return json.loads(line)
         except ValueError:
             pass
-    return line.rstrip("\n")
-
-
-def _shown(row: Any) -> dict[str, Any]:
-    return {"text": row} if isinstance(row, str) else dict(row)
+    return line.rstrip("\r")

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from luthier.evaluation.baselines import METHODS
+from luthier.evaluation.report import HEADLINES, best_method
 from luthier.runs.store import Run
 from luthier.workflow.events import Evaluated, Event, Note, Stage, Stepped
 
 console = Console()
-SHOWN = {
-    "single_label": ("accuracy", "f1_macro", "precision_macro", "recall_macro", "ece"),
-    "multi_label": ("f1_micro", "f1_macro", "precision_micro", "recall_micro", "accuracy"),
-    "regression": ("pearson", "spearman", "rmse", "mae"),
-}
 
 
 class Screen:
@@ -44,9 +40,9 @@ class Screen:
             self._stop()
             if event.name == "train":
                 self._begun, self._tokens = time.monotonic(), 0
-            console.print(f"[bold]{event.name:<9}[/] {event.detail}", highlight=False)
+            console.print(f"[bold]{event.name:<9}[/] {escape(event.detail)}", highlight=False)
         elif isinstance(event, Note):
-            console.print(f"  [yellow]·[/] {event.text}", highlight=False)
+            console.print(f"  [yellow]·[/] {escape(event.text)}", highlight=False)
         elif isinstance(event, Evaluated):
             mark = "[green]best[/]" if event.best else ""
             console.print(
@@ -94,7 +90,7 @@ def kind_of(run: Run) -> str:
 def scores_table(run: Run) -> Table:
     """Every method beside the model, each figure with its 95% interval."""
     scores = run.scores
-    names = [n for n in SHOWN[kind_of(run)] if n in scores["methods"]["model"]]
+    names = [n for n in HEADLINES[kind_of(run)] if n in scores["methods"]["model"]]
     names = names[: max(1, (console.width - 32) // 19)]
     table = Table(
         title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
@@ -115,25 +111,10 @@ def show_run(run: Run) -> None:
     progress = facts["progress"]
     console.print()
     console.print(scores_table(run))
-    winner = best_method(run)
+    winner = best_method(run.scores["methods"], run.scores["metric"])
     if winner != "model":
         metric = run.scores["metric"]
         console.print(f"  [yellow]·[/] {METHODS[winner]} does better by {metric}: prefer it, or train on more data", highlight=False)
     speed = progress["tokens"] / max(progress["seconds"], 1e-9)
     console.print(f"trained {progress['step']} updates in {progress['seconds']:.0f} s, {speed:,.0f} tokens/s", highlight=False)
-    console.print(f"model   {run.model}\nreport  {run.report}", highlight=False, soft_wrap=True)
-
-
-def best_method(run: Run) -> str:
-    """The method with the best score by the run's metric."""
-    from luthier.tasks.metrics import LOWER_IS_BETTER
-
-    metric, methods = run.scores["metric"], run.scores["methods"]
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    return max(reversed(list(methods)), key=lambda m: sign * methods[m][metric]["value"])
-
-
-def short(value: Any, width: int = 60) -> str:
-    """A value on one line."""
-    text = str(value)
-    return text if len(text) <= width else text[: width - 1] + "…"
+    console.print(f"model   {run.model}\nreport  {run.report}", highlight=False, soft_wrap=True, markup=False)

@@ -6,6 +6,7 @@ same rows for everybody; a local copy under $LUTHIER_DATA/<name> is used first.
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -29,6 +30,8 @@ def locate(file: str, data: Data, *, folder: Path) -> Path:
     """
     if data.name is None:
         return _plain_or_gz(folder / Path(file).expanduser())
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise DataError(f"{file} leads out of the data set {data.name}", where="data", remedy="give paths inside it")
     if data.sample:
         sample = SAMPLES / data.name / Path(file).name
         if not sample.is_file():
@@ -77,7 +80,7 @@ def _fetch(file: str, origin: Origin, name: str, *, looked: str, remedy: str) ->
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  (https, pinned commit)
             content = answer.read()
-    except (urllib.error.URLError, OSError, TimeoutError) as error:
+    except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise DataError(
             f"{file} could not be fetched from {url} ({error}), and is not in {looked}", where="data.origin", remedy=remedy
         ) from None

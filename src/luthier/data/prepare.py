@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.origin import locate
-from luthier.data.rows import Quarantined, Row, Rows, read
+from luthier.data.rows import Quarantined, Row, Rows, cell_text, read
 from luthier.data.split import Part, content_key, split
 from luthier.errors import DataError
 from luthier.registry import nearest
@@ -71,22 +71,30 @@ def read_files(data: Data, *, folder: Path) -> tuple[dict[Part, Rows], dict[str,
 
 
 def need_columns(rows: Rows, wanted: dict[str, str]) -> None:
-    """Raise DataError naming the first wanted column (name -> recipe path) that no row has."""
-    columns = rows.columns
-    for name, where in wanted.items():
-        if columns and name not in columns:
-            guess = nearest(name, columns)
-            remedy = (f"did you mean {guess!r}? " if guess else "") + f"the columns are: {', '.join(map(repr, columns[:20]))}"
-            raise DataError(f"no column {name!r} in {rows.rows[0].file}", where=where, remedy=remedy)
+    """Raise DataError naming the first wanted column (name -> recipe path) that no row of a file has."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows.rows:
+        found.setdefault(row.file, {}).update(dict.fromkeys(row.values))
+    for file, columns in found.items():
+        for name, where in wanted.items():
+            if name not in columns:
+                guess = nearest(name, columns)
+                remedy = (f"did you mean {guess!r}? " if guess else "") + f"the columns are: {', '.join(map(repr, list(columns)[:20]))}"
+                raise DataError(f"no column {name!r} in {file}", where=where, remedy=remedy)
+
+
+def excluded(row: Row, unwanted: dict[str, list[str]]) -> bool:
+    """Whether one of the row's cells is among those to leave out."""
+    return any(cell_text(row.values.get(column)) in values for column, values in unwanted.items())
 
 
 def exclude(rows: Rows, unwanted: dict[str, list[str]]) -> int:
-    """Take out the rows whose column has one of the given values; returns how many."""
+    """Take out the rows to leave out; returns how many."""
     if not unwanted:
         return 0
     need_columns(rows, {column: f"data.exclude.{column}" for column in unwanted})
     before = len(rows.rows)
-    rows.rows = [r for r in rows.rows if not any(str(r.values.get(c)) in values for c, values in unwanted.items())]
+    rows.rows = [r for r in rows.rows if not excluded(r, unwanted)]
     return before - len(rows.rows)
 
 

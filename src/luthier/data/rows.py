@@ -66,6 +66,8 @@ def read(path: Path, *, format: str = "auto", encoding: str = "auto", columns: l
         _parquet(data, path, result)
     else:
         text, note = decode(data, path, encoding=encoding)
+        if not text.strip():
+            raise DataError("is empty", where=str(path), remedy="give a file with at least one row")
         result.notes += [f"{path.name}: {note}"] if note else []
         {"csv": _delimited, "tsv": _delimited, "jsonl": _jsonl, "json": _json}[kind](text, path, result, kind, columns)
     if not result.rows and not result.quarantined:
@@ -115,22 +117,42 @@ def decode(data: bytes, path: Path, *, encoding: str = "auto") -> tuple[str, str
             ) from None
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if data.startswith(mark):
-            return data.decode(name, errors="replace"), f"read as {name}"
+            return _decode_as(data, name, f"read as {name}")
     if b"\0" in data[:65536] and data[:4] != b"PAR1":
         raise DataError("is a binary file", where=str(path), remedy="give a text file: CSV, TSV, JSONL or JSON, or Parquet")
     try:
         return data.decode("utf-8"), ""
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
         from charset_normalizer import from_bytes
 
-        best = from_bytes(data[: 1 << 20]).best()
+        start = max(0, error.start - 65536)
+        best = from_bytes(data[start : start + (1 << 20)]).best()
         controls = sum(b < 9 or 13 < b < 32 for b in data[:65536])
         if best is None or controls > len(data[:65536]) // 20:
             raise DataError(
-                "is neither UTF-8 nor any text encoding we can tell", where=str(path), remedy="set data.encoding, or give a text file"
+                "is neither UTF-8 nor any text encoding we can tell",
+                where=str(path),
+                remedy="set data.encoding, or give a text file",
             ) from None
-        text = data.decode(best.encoding, errors="replace")
-        return text, f"not UTF-8; read as {best.encoding}"
+        return _decode_as(data, best.encoding, f"not UTF-8; read as {best.encoding}")
+
+
+def _decode_as(data: bytes, encoding: str, note: str) -> tuple[str, str]:
+    """Strictly where possible; else unreadable characters are replaced and counted in the note."""
+    try:
+        return data.decode(encoding), note
+    except UnicodeDecodeError:
+        text = data.decode(encoding, errors="replace")
+        return text, f"{note}, {text.count(chr(0xFFFD))} characters unreadable"
+
+
+def cell_text(value: Any) -> str:
+    """A cell as the text that recipes compare with: 2.0 is "2", nothing is ""."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
 
 
 def _delimited(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
@@ -167,10 +189,18 @@ def _delimiter(first: str) -> str:
 
 
 def _tsv_quoting(lines: list[str]) -> Any:
-    """Many TSV files hold bare quotes; quoting is on only where every quoted field closes on its line."""
-    odd = sum(line.count('"') % 2 for line in lines[:2000])
-    starts = sum('\t"' in line or line.startswith('"') for line in lines[:2000])
-    return csv.QUOTE_MINIMAL if starts and not odd else csv.QUOTE_NONE
+    """Many TSV files hold bare quotes, some quoted fields: the reading under which every record is whole is taken."""
+    full = [line for line in lines if line.strip()]
+    fields = full[0].count("\t") + 1
+    try:
+        records = [r for r in csv.reader(lines, delimiter="\t", strict=True) if r]
+    except csv.Error:
+        return csv.QUOTE_NONE
+    clean = all(len(r) == fields for r in records)
+    lines_are_records = all(line.count("\t") + 1 == fields for line in full)
+    if clean and (len(records) == len(full) or not lines_are_records):
+        return csv.QUOTE_MINIMAL
+    return csv.QUOTE_NONE
 
 
 def _records(lines: list[str], delimiter: str, *, quoting: Any) -> Iterator[tuple[int, list[str] | None, str]]:

@@ -7,6 +7,7 @@ same key, so a second run reads the file instead.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import DataError
+from luthier.errors import DataError, SpaceError
 from luthier.security.artifacts import write_atomic
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def tokenize(
     table = pa.table({"input_ids": pa.chunked_array(ids), "token_type_ids": pa.chunked_array(types)})
     table = table.replace_schema_metadata({"truncated": str(truncated)})
     if path is not None:
-        write_atomic(path, lambda p: _store(table, p))
+        with contextlib.suppress(SpaceError):  # a cache that cannot be written is only slower
+            write_atomic(path, lambda p: _store(table, p))
     return Tokens(table, truncated)
 
 

@@ -55,7 +55,7 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "names": names,
         "methods": methods,
         "method_names": METHODS,
-        "best": _best(methods, metric),
+        "best": best_method(methods, metric),
         "n": scores["test_rows"],
         "comparison": Markup(_comparison(methods, metric)),  # noqa: S704  (charts escape their labels)
         "curve": Markup(_curve(story)),  # noqa: S704
@@ -71,7 +71,8 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
     return environment.get_template("report.html.j2").render(context)
 
 
-def _best(methods: dict[str, Any], metric: str) -> str:
+def best_method(methods: dict[str, Any], metric: str) -> str:
+    """The method with the best score; the model, where it shares the first place."""
     sign = -1 if metric in metrics.LOWER_IS_BETTER else 1
     return max(reversed(list(methods)), key=lambda m: sign * methods[m][metric]["value"])
 

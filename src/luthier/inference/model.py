@@ -40,6 +40,19 @@ def restore_task(card: dict[str, Any]) -> Any:
     return TASKS.load(options.type)(options, data, **card["state"])
 
 
+def refuse_foreign_head(head: str, folder: Path) -> None:
+    """Raise ModelError when a model folder from elsewhere names code for its head.
+
+    A `module:callable` is imported and called; that is for models made here, below the working folder.
+    """
+    if ":" in head and Path.cwd().resolve() not in folder.resolve().parents:
+        raise ModelError(
+            f"wants to run {head} for its head",
+            where=str(folder),
+            remedy="if you trust it, move it below the working folder, beside the module that it names",
+        )
+
+
 class Predictor:
     """Answers for one model. Not trained further; the folder is only read."""
 
@@ -47,6 +60,7 @@ class Predictor:
         """Load a model folder. Raises ModelError when Luthier did not write it or it is damaged."""
         self.card = read_card(folder)
         check_folder(folder)
+        refuse_foreign_head(self.card["head"], folder)
         section = Model(name=str(folder), head=self.card["head"])
         self.task = restore_task(self.card)
         self.host = machine.set_up(device=device, threads=threads)  # type: ignore[arg-type]
@@ -57,38 +71,40 @@ class Predictor:
             labels=self.task.labels,
             problem_type=self.task.problem_type,
             attention=attention,  # type: ignore[arg-type]
+            finished=True,
         )
         self.loaded.model.to(self.host.device)  # type: ignore[arg-type]
         self.loaded.model.eval()
+        self.truncated = 0
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, *, max_tokens: int = 16384) -> NDArray[np.float64]:
-        """Raw answers of the head, (texts, width), for texts that already carry their prompt."""
+        """Raw answers of the head, (texts, width), for texts that already carry their prompt; cut ones are counted."""
         tokens = tokenize(texts, pairs, self.loaded.tokenizer.backend_tokenizer, max_length=self.card["max_length"])  # type: ignore[attr-defined]
+        self.truncated += tokens.truncated
         return outputs(self.loaded.model, tokens.examples(), self.loaded.layout, max_tokens=max_tokens)
+
+    def refusal(self, row: str | dict[str, Any]) -> str | None:
+        """Why a text or row cannot be answered, by the rules of training; None where it can."""
+        found = self._texts(row)
+        return found if isinstance(found, str) else None
 
     def predict(self, rows: Sequence[str | dict[str, Any]]) -> list[dict[str, Any]]:
         """Predictions for texts, or for rows with the columns of training.
 
-        Raises DataError for a row without its text or a column of the prompt.
+        Raises DataError for the first that cannot be answered.
         """
-        prepared = [self._texts({self.card["text"]: r} if isinstance(r, str) else r, i) for i, r in enumerate(rows)]
-        if not prepared:
+        texts: list[str] = []
+        pairs: list[str | None] = []
+        for number, row in enumerate(rows, 1):
+            found = self._texts(row)
+            if isinstance(found, str):
+                names = [self.card["text"], *filter(None, [self.card["text_pair"]])]
+                raise DataError(f"row {number}: {found}", remedy=f"this model reads {' and '.join(map(repr, names))}, as in training")
+            texts.append(found[0])
+            pairs.append(found[1])
+        if not texts:
             return []
-        pairs = [p for _, p in prepared]
-        return self.task.decode(self.outputs([t for t, _ in prepared], pairs if any(p is not None for p in pairs) else None))
+        return self.task.decode(self.outputs(texts, pairs if self.card["text_pair"] else None))
 
-    def _texts(self, row: dict[str, Any], number: int) -> tuple[str, str | None]:
-        text = row.get(self.card["text"])
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(
-                f"row {number + 1} has no text in {self.card['text']!r}", remedy="give a JSON object with that key, or a line of text"
-            )
-        pair = row.get(self.card["text_pair"]) if self.card["text_pair"] else None
-        if self.card["text_pair"] and not isinstance(pair, str):
-            raise DataError(f"row {number + 1} has no text in {self.card['text_pair']!r}", remedy="this model reads pairs of texts")
-        if self.task.options.prompt:
-            try:
-                text = self.task.options.prompt.format(**{**row, "text": text})
-            except KeyError as error:
-                raise DataError(f"row {number + 1} has no column {error.args[0]!r}", remedy="the prompt of this model uses it") from None
-        return text, pair
+    def _texts(self, row: str | dict[str, Any]) -> tuple[str, str | None] | str:
+        return self.task.texts({self.card["text"]: row} if isinstance(row, str) else row)

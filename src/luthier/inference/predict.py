@@ -1,6 +1,7 @@
 """Examples to outputs, in ragged batches sorted by length: the one answering code.
 
-Enters: a model, its layout and tokenised examples. Leaves: outputs in the order of the examples.
+Enters: a model, its layout and tokenised examples. Leaves: outputs in the order of the examples,
+computed longest first, so that memory peaks at the start.
 Evaluation during training, the final scores, `luthier predict` and baselines all come through here.
 """
 
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from luthier.models.batch import Batch, collate
+from luthier.models.batch import Batch, collate, within_budget
 from luthier.models.forward import Layout, hidden_states, pool, pooled_logits
 
 
@@ -43,7 +44,9 @@ def _over(
     device = next(model.parameters()).device
     found: list[Tensor | None] = [None] * len(examples)
     with evaluating(model):
-        for rows in _by_length(examples, max_tokens, padded=layout.kind == "padded"):
+        lengths = [len(e["input_ids"]) for e in examples]
+        padded = layout.kind == "padded"
+        for rows in within_budget(range(len(examples)), lengths, max_tokens, padded=padded, longest_first=True):
             batch = collate([examples[r] for r in rows], rows, types=layout.token_types).to(device)
             for row, value in zip(batch.rows, answer(batch).float().cpu(), strict=True):
                 found[row] = value
@@ -60,22 +63,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-def _by_length(examples: Sequence[dict[str, Any]], max_tokens: int, *, padded: bool) -> Iterator[list[int]]:
-    """Runs of rows within the budget, longest first, so that memory peaks at the start.
-
-    The budget counts computed tokens: with padding, rows times the longest.
-    """
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]), reverse=True)
-    run: list[int] = []
-    tokens = 0
-    for row in order:
-        length = len(examples[run[0] if padded and run else row]["input_ids"])
-        if run and tokens + length > max_tokens:
-            yield run
-            run, tokens, length = [], 0, len(examples[row]["input_ids"])
-        run.append(row)
-        tokens += length
-    if run:
-        yield run

@@ -91,7 +91,7 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _allowed(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """Which key a query may see, (length, length) bool; None where it may see all.
 
@@ -239,15 +239,15 @@ class _Dense(torch.autograd.Function):
 def _by_sdpa(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) -> Tensor:
     """One group through torch's own kernel; (group tokens, heads, width) out."""
     rows = [_gather(x, group).transpose(1, 2) for x in (q, k, v)]
-    allowed = _group_allowed(group, rule, q.device)
     shared = q.shape[1] != k.shape[1]
+    plain_causal = rule.causal and group.real is None and (rule.window is None or rule.window >= group.length)
+    allowed = None if plain_causal and rule.softcap is None else _group_allowed(group, rule, q.device)
     if rule.softcap is None:
-        plain_causal = rule.causal and group.real is None and (rule.window is None or rule.window >= group.length)
         out = F.scaled_dot_product_attention(
             rows[0],
             rows[1],
             rows[2],
-            attn_mask=None if plain_causal else allowed,
+            attn_mask=allowed,
             dropout_p=rule.dropout,
             is_causal=plain_causal,
             scale=rule.scale,

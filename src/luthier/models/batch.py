@@ -7,7 +7,7 @@ sorted by length, so that attention can treat runs of equal or similar length to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -175,3 +175,24 @@ def _group(starts: Tensor, lengths: Tensor) -> Group:
     real = columns < lengths[:, None]
     places = torch.where(real, starts[:, None] + columns, starts[:, None])
     return Group(start, count, length, tokens, places, real, real.flatten().nonzero().squeeze(1))
+
+
+def within_budget(
+    rows: Sequence[int], lengths: Sequence[int], max_tokens: int, *, padded: bool = False, longest_first: bool = False
+) -> Iterator[list[int]]:
+    """Rows by length, in runs of at most `max_tokens` computed tokens (a longer row stands alone).
+
+    With `padded`, a run computes its count times its longest row.
+    """
+    run: list[int] = []
+    tokens = longest = 0
+    for length, row in sorted(zip(lengths, rows, strict=True), reverse=longest_first):
+        longest = max(longest, length)
+        cost = longest * (len(run) + 1) if padded else tokens + length
+        if run and cost > max_tokens:
+            yield run
+            run, tokens, longest = [], 0, length
+        run.append(row)
+        tokens += length
+    if run:
+        yield run

@@ -2,7 +2,8 @@
 
 Enters: a transformers model and a `Batch`. Leaves: hidden states of the flat run, or the pooled
 logits of each segment, the same as plain transformers computes them. Which way a model takes (its
-`Layout`) is decided once, by trial: two short segments run together must give what each gives alone.
+`Layout`) is decided once, by trial: segments run together, one of them longer than the model's window
+where it has one, must give what each gives alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from luthier.models.batch import Batch, Segments, collate
 from luthier.models.heads import PooledModel
 
 Pooling = Literal["first", "last", "mean"]
+LONGEST_TRIAL = 1024
 
 
 @dataclass(frozen=True)
@@ -151,23 +153,40 @@ def _trial(model: PreTrainedModel | PooledModel, layout: Layout, padded: Layout)
     vocabulary = trunk.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
     low = min(vocabulary - 1, layout.pad_id + 1 if layout.pad_id < vocabulary // 2 else 0)
     high = vocabulary if layout.pad_id < vocabulary // 2 else layout.pad_id
-    examples = [{"input_ids": torch.randint(low, max(low + 1, high), (n,), generator=draw).tolist()} for n in (5, 7, 7)]
+    config = trunk.config.get_text_config()  # type: ignore[union-attr, operator]
+    windows = [w for name in ("sliding_window", "attention_chunk_size") if isinstance(w := getattr(config, name, None), int)]
+    past = [w + 3 for w in windows if w + 3 <= min(LONGEST_TRIAL, getattr(config, "max_position_embeddings", LONGEST_TRIAL))]
+    if len(past) < len(windows) and getattr(config, "attention_chunk_size", None):
+        return "its attention is chunked, and too long a chunk to try"
+    sizes = sorted([5, 7, 7, *past])
+    examples = [{"input_ids": torch.randint(low, max(low + 1, high), (n,), generator=draw).tolist()} for n in sizes]
     training, device = trunk.training, next(trunk.parameters()).device
     model.eval()
     try:
         set_attention(model, None)
         alone = torch.cat([hidden_states(model, collate([e], types=padded.token_types).to(device), padded) for e in examples])
         set_attention(model, attention.NAME)
-        together = hidden_states(model, collate(examples, types=layout.token_types).to(device), layout)
+        batch = collate(examples, types=layout.token_types).to(device)
+        together = hidden_states(model, batch, layout)
+        heads = [] if isinstance(model, PooledModel) else [pooled_logits(model, batch, layout)]
+        set_attention(model, None)
+        heads += [] if isinstance(model, PooledModel) else [pooled_logits(model, batch, padded)]
+        set_attention(model, attention.NAME)
     except Exception as error:  # any architecture may fail in its own way: then it is padded
         return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
     finally:
         model.train(training)
-    difference = (together.float() - alone.float()).abs().max() / alone.float().abs().max().clamp_min(1e-12)
     bound = 1e-4 if alone.dtype == torch.float32 else 5e-2
-    if bool(difference <= bound):
-        return ""
-    return f"segments run together differ from segments alone by {float(difference):.1e}"
+    if (difference := _difference(together, alone)) > bound:
+        return f"segments run together differ from segments alone by {difference:.1e}"
+    if heads and (difference := _difference(*heads)) > bound:
+        return f"its head answers otherwise on pooled positions, by {difference:.1e}"
+    return ""
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-12))
 
 
 def _ragged_inputs(batch: Batch, layout: Layout) -> dict[str, Any]:

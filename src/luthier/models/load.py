@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from luthier.errors import ModelError
+from luthier.errors import LuthierError, ModelError
 from luthier.models import dropout, embedding, forward
 from luthier.models.forward import Layout
 from luthier.models.heads import PooledModel, build_head
@@ -49,6 +49,7 @@ class Loaded:
     layout: Layout
     max_length: int
     commit: str | None
+    fresh_head: bool
     notes: list[str]
 
 
@@ -61,17 +62,19 @@ def load(
     problem_type: str,
     attention: Literal["auto", "ragged", "padded"] = "auto",
     seed: int = 0,
+    finished: bool = False,
 ) -> Loaded:
     """Load weights with a fresh head of `outputs` values (the head's own where the folder has one that fits).
 
-    Raises ModelError for what cannot be found, loaded or combined.
+    With `finished` the folder's own head must fit: nothing is drawn afresh. Raises ModelError for what
+    cannot be found, loaded or combined.
     """
     notes: list[str] = []
     with friendly(source):
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
     refuse_code(config.to_dict(), where=source.location)
-    if tokenizer.backend_tokenizer is None:  # type: ignore[attr-defined]
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelError("has no fast tokenizer", where=source.location, remedy="choose a model with a tokenizer.json")
     adapt_config(config, section)
     pad_id = _pad_token(config, tokenizer, notes)
@@ -91,18 +94,26 @@ def load(
     with friendly(source), quiet():
         auto = AutoModelForSequenceClassification if section.head == "linear" else AutoModel
         if section.head == "linear":
-            options["ignore_mismatched_sizes"] = True
+            options["ignore_mismatched_sizes"] = not finished
+            options["output_loading_info"] = True
         try:
-            model = auto.from_pretrained(source.location, **options)
+            loaded = auto.from_pretrained(source.location, **options)
         except ValueError as error:
             if "does not support" not in str(error):
                 raise
-            model = auto.from_pretrained(source.location, **{**options, "attn_implementation": "eager"})
+            loaded = auto.from_pretrained(source.location, **{**options, "attn_implementation": "eager"})
+    model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
+    fresh = bool(info.get("missing_keys") or info.get("mismatched_keys"))
+    if finished and fresh:
+        raise ModelError("lacks some of its weights", where=source.location, remedy="copy the whole folder again, or train anew")
     model = attach_head(model, section.head, outputs=outputs)
     if isinstance(model, PooledModel):
-        _load_head(model, source)
+        fresh = not _load_head(model, source)
+        if finished and fresh:
+            raise ModelError("lacks its head", where=source.location, remedy="copy the whole folder again, or train anew")
     layout = forward_layout(model, wanted=attention, pad_id=pad_id)
-    return Loaded(model, tokenizer, layout, longest(model.config, tokenizer), getattr(config, "_commit_hash", None), notes)
+    limit = longest(model.config, tokenizer, start=layout.position_start)
+    return Loaded(model, tokenizer, layout, limit, getattr(config, "_commit_hash", None), fresh, notes)
 
 
 def attach_head(model: PreTrainedModel, head: str, *, outputs: int) -> PreTrainedModel | PooledModel:
@@ -167,12 +178,9 @@ def _classes_of(config: PreTrainedConfig) -> list[str]:
     return [] if config.model_type in MASKED else ["ForCausalLM"]
 
 
-def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest example the model takes, in tokens."""
-    text = config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None) or UNBOUNDED
-    if getattr(text, "position_embedding_type", "absolute") == "absolute" and text.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= (text.pad_token_id or 0) + 1
+def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, start: int) -> int:
+    """The longest example the model takes, in tokens, when positions begin at `start`."""
+    positions = (getattr(config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED) - start
     limit = tokenizer.model_max_length or UNBOUNDED
     return int(min(positions, limit if limit < UNBOUNDED else positions))
 
@@ -188,17 +196,20 @@ def _pad_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, not
     return int(tokenizer.pad_token_id)
 
 
-def _load_head(model: PooledModel, source: Source) -> None:
-    """The weights of a saved head, where the folder has one of the same shape."""
+def _load_head(model: PooledModel, source: Source) -> bool:
+    """Load a saved head where the folder has one of the same shape; whether it had."""
     path = source.local / "head.safetensors" if source.local else None
     if path is None or not path.is_file():
-        return
+        return False
     from safetensors.torch import load_file
 
-    weights = load_file(path)
+    with friendly(source):
+        weights = load_file(path)
     shapes = {k: tuple(v.shape) for k, v in model.head.state_dict().items()}
-    if shapes == {k: tuple(v.shape) for k, v in weights.items()}:
-        model.head.load_state_dict(weights)
+    if shapes != {k: tuple(v.shape) for k, v in weights.items()}:
+        return False
+    model.head.load_state_dict(weights)
+    return True
 
 
 def save(model: PreTrainedModel | PooledModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, task: dict[str, Any]) -> None:
@@ -245,7 +256,9 @@ def friendly(source: Source) -> Iterator[None]:
     """Turn what transformers and the hub raise for a model into a ModelError with a remedy."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except LuthierError:
+        raise
+    except Exception as error:  # libraries raise many kinds for a damaged or foreign folder
         text = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         remedy = "check the name, the revision and the network; or give a local folder"
         if source.local is not None:

@@ -133,8 +133,9 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise RecipeError([Fault(f"not YAML: {error.problem}", f"{path}:{line}")]) from None
-    except yaml.YAMLError as error:
-        raise RecipeError([Fault(f"not YAML: {str(error).splitlines()[0]}", str(path))]) from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        remedy = "put texts with braces or odd dates in quotes"
+        raise RecipeError([Fault(f"not YAML: {str(error).splitlines()[0]}", str(path), remedy)]) from None
     if not isinstance(raw, dict):
         raise RecipeError([Fault("a recipe is a mapping of sections", str(path), "start with `data:`")])
     return raw
@@ -146,7 +147,7 @@ def _override(text: str) -> tuple[str, Any]:
         raise ValueError(f"{text!r} is not of the form section.key=value")
     try:
         return path.strip(), yaml.load(value, _Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError):
         return path.strip(), value
 
 

@@ -42,7 +42,7 @@ class Data(Section):
         None, description="where the public data set comes from: github:OWNER/REPO@COMMIT[/FOLDER] or hf:OWNER/NAME@COMMIT"
     )
     sample: bool = Field(False, description="use the few rows shipped with Luthier instead of the whole data set")
-    train: Paths = Field(description="training files: CSV, TSV, JSONL, JSON, Parquet, plain or .gz")
+    train: Paths = Field(min_length=1, description="training files: CSV, TSV, JSONL, JSON, Parquet, plain or .gz")
     validation: Paths | None = Field(None, description="validation files; split from train where absent")
     test: Paths | None = Field(None, description="test files; split from train where absent")
     format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet"] = Field("auto", description="file format")
@@ -53,7 +53,7 @@ class Data(Section):
     columns: list[str] | None = Field(None, description="column names, for files without a header line")
     label_separator: str | None = Field(None, description="splits a label cell into several labels (multi-label)")
     exclude: dict[str, list[str]] = Field(default_factory=dict, description="leave out rows whose column has one of these values")
-    duplicates: Literal["keep", "drop"] = Field("keep", description="what to do with exact repeats of text and label")
+    duplicates: Literal["keep", "drop"] = Field("keep", description="rows that repeat a text (case and spaces aside) and its label")
     limit: int | None = Field(None, gt=0, description="train on at most this many rows, drawn with the seed")
     max_bad_share: Share = Field(0.05, description="refuse to train when more of the rows than this cannot be read")
     validation_share: Share = Field(0.1, description="share of train held out for validation where no file is given")

@@ -24,17 +24,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(value: Any) -> str:
-    """Hex digest of a JSON-able value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def folder_hashes(folder: Path) -> dict[str, str]:
-    """Relative path -> digest of each regular file below a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-
-
 def sync(path: Path) -> None:
     """Have a file or folder reach the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -49,6 +38,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises SpaceError where the disk is full or the folder cannot be written; the old file stays.
     """
+    if not path.name:
+        raise SpaceError("is a folder, not a file", where=str(path), remedy="give a file name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

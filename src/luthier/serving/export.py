@@ -26,6 +26,7 @@ def export_hf(run: Run, target: Path) -> float:
     Raises RunError for a head that transformers does not know, and SpaceError where the folder exists
     with something in it or cannot be written.
     """
+    target = target.resolve()
     predictor = Predictor(run.model, device="cpu")
     if predictor.card["head"] != "linear":
         raise RunError(

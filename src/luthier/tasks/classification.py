@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.data.prepare import Record, need_columns
-from luthier.data.rows import Row, Rows
+from luthier.data.prepare import Record, excluded, need_columns
+from luthier.data.rows import Row, Rows, cell_text
 from luthier.data.split import Part
 from luthier.errors import DataError
 from luthier.registry import nearest
@@ -36,6 +36,8 @@ PROBLEM_TYPES = {
     "regression": "regression",
 }
 MAX_LABELS = 1000
+YES = {"1", "true", "yes"}
+NO = {"0", "false", "no"}
 
 
 class Classification:
@@ -59,19 +61,16 @@ class Classification:
         Raises DataError for missing columns, fewer than two labels, or labels of other parts that
         training never shows.
         """
-        columns = dict.fromkeys(_prompt_fields(options.prompt), "task.prompt")
-        label_columns = [data.label] if isinstance(data.label, str) else data.label
-        columns |= {data.text: "data.text"} | dict.fromkeys(label_columns, "data.label")
-        if data.text_pair:
-            columns[data.text_pair] = "data.text_pair"
+        columns = _columns(options, data)
         for part in rows.values():
             need_columns(part, columns)
         train = rows["train"].rows
         kind = options.kind if options.kind != "auto" else _kind(data, train)
         if kind == "regression":
             return cls(options, data, kind=kind, labels=["score"])
-        seen = Counter(v for row in train if not _excluded(row, data) for v in _cells(row, data))
-        labels, by_number = _label_space(options.labels, seen)
+        seen = Counter(v for row in train if not excluded(row, data.exclude) for v in _cells(row, data))
+        wanted = options.labels or (data.label if isinstance(data.label, list) else None)
+        labels, by_number = _label_space(wanted, seen)
         task = cls(options, data, kind=kind, labels=labels, by_number=by_number)
         if len(labels) < 2:
             raise DataError(
@@ -88,22 +87,35 @@ class Classification:
         task._refuse_unknown(rows)
         return task
 
+    def columns(self) -> dict[str, str]:
+        """The columns that records are made of, each with the recipe path that names it."""
+        return _columns(self.options, self.data)
+
     def record(self, row: Row) -> Record | str:
         """The row's texts and target, or why it cannot be used."""
-        texts = [row.values.get(self.data.text)]
-        texts += [row.values.get(self.data.text_pair)] if self.data.text_pair else []
-        if any(not isinstance(t, str) or not t.strip() for t in texts):
-            return "empty text" if any(t is None or not str(t).strip() for t in texts) else "text is not a string"
+        texts = self.texts(row.values)
+        if isinstance(texts, str):
+            return texts
         target = self._target(row)
-        if isinstance(target, str):
-            return target
-        text = texts[0]
+        return target if isinstance(target, str) else Record(texts[0], texts[1], target, row.file, row.line)
+
+    def texts(self, values: Mapping[str, Any]) -> tuple[str, str | None] | str:
+        """The text (in its prompt) and its pair, or why the row has none; the same in training and in prediction."""
+        found = [values.get(self.data.text)] + ([values.get(self.data.text_pair)] if self.data.text_pair else [])
+        for text in found:
+            if text is None or not str(text).strip():
+                return "empty text"
+            if not isinstance(text, str):
+                return "text is not a string"
+            if any("\ud800" <= c <= "\udfff" for c in text):
+                return "text is not valid Unicode"
+        text = str(found[0])
         if self.options.prompt:
-            values = {n: row.values.get(n) for n in _prompt_fields(self.options.prompt)}
-            if any(v is None for n, v in values.items() if n != "text"):
+            cells = {n: values.get(n) for n in _prompt_fields(self.options.prompt)}
+            if any(v is None or v == "" for v in cells.values()):
                 return "a column of the prompt is empty"
-            text = self.options.prompt.format(**{**values, "text": text})
-        return Record(str(text), str(texts[1]) if len(texts) > 1 else None, target, row.file, row.line)
+            text = self.options.prompt.format(**{**cells, "text": text})
+        return text, str(found[1]) if len(found) > 1 else None
 
     def _target(self, row: Row) -> Any:
         if self.kind == "regression":
@@ -112,9 +124,15 @@ class Classification:
             except (TypeError, ValueError, KeyError):
                 return f"not a number: {row.values.get(str(self.data.label))!r}"
             return value if math.isfinite(value) else "not a finite number"
-        cells = _cells(row, self.data)
-        if self.kind == "single_label" and not cells:
+        if isinstance(self.data.label, list):
+            odd = next((c for c in self.data.label if cell_text(row.values.get(c)).lower() not in YES | NO), None)
+            if odd is not None:
+                return f"not 0 or 1: {odd} is {row.values.get(odd)!r}"
+        elif self.kind == "multi_label" and self.data.label not in row.values:
             return "no label"
+        cells = _cells(row, self.data)
+        if self.kind == "single_label" and len(set(cells)) != 1:
+            return "several labels" if cells else "no label"
         unknown = [c for c in cells if c not in self._index]
         if unknown:
             return f"unknown label: {unknown[0]!r}"
@@ -131,7 +149,7 @@ class Classification:
         for part, held in rows.items():
             for row in held.rows:
                 unknown = next((c for c in _cells(row, self.data) if c not in self._index), None)
-                if unknown is not None and not _excluded(row, self.data):
+                if unknown is not None and not excluded(row, self.data.exclude):
                     guess = nearest(unknown, self._index)
                     raise DataError(
                         f"label {unknown!r} of the {part} part is not among those of training",
@@ -146,6 +164,7 @@ class Classification:
         A column gives it away when it holds the label's name itself, or when its values repeat and
         each goes with one label only.
         """
+        rows = [r for r in rows if not excluded(r, self.data.exclude)]
         label_columns = {self.data.label} if isinstance(self.data.label, str) else set(self.data.label)
         for column in _prompt_fields(self.options.prompt):
             if column in (self.data.text, "text"):
@@ -304,6 +323,12 @@ class Classification:
         return ((sigmoid(outputs) >= self.options.threshold) != gold).mean(axis=1)
 
 
+def _columns(options: ClassificationOptions, data: Data) -> dict[str, str]:
+    columns = dict.fromkeys(_prompt_fields(options.prompt), "task.prompt")
+    columns |= {data.text: "data.text"} | dict.fromkeys([data.label] if isinstance(data.label, str) else data.label, "data.label")
+    return columns | ({data.text_pair: "data.text_pair"} if data.text_pair else {})
+
+
 def _prompt_fields(prompt: str | None) -> list[str]:
     """Columns a prompt names, beside the text."""
     if prompt is None:
@@ -311,45 +336,33 @@ def _prompt_fields(prompt: str | None) -> list[str]:
     return [name for _, name, _, _ in string.Formatter().parse(prompt) if name and name != "text"]
 
 
-def _excluded(row: Row, data: Data) -> bool:
-    return any(str(row.values.get(column)) in values for column, values in data.exclude.items())
-
-
 def _cells(row: Row, data: Data) -> list[str]:
     """The label cells of a row as strings: names of its 1-columns, parts of a split cell, or the cell."""
     if isinstance(data.label, list):
-        return [c for c in data.label if str(row.values.get(c)).strip().lower() in ("1", "1.0", "true", "yes")]
+        return [c for c in data.label if cell_text(row.values.get(c)).lower() in YES]
     value = row.values.get(data.label)
     values = value if isinstance(value, list) else [value]
     if data.label_separator and isinstance(value, str):
         values = value.split(data.label_separator)
-    return [text for text in (_cell(v) for v in values) if text]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+    return [text for text in map(cell_text, values) if text]
 
 
 def _kind(data: Data, rows: Sequence[Row]) -> Kind:
     """Several labels where the recipe or a cell says so; numbers with fractions are a regression."""
     if isinstance(data.label, list) or data.label_separator or any(isinstance(r.values.get(data.label), list) for r in rows):
         return "multi_label"
-    values = [_cell(r.values.get(data.label)) for r in rows]
+    values = [cell_text(r.values.get(data.label)) for r in rows if not excluded(r, data.exclude)]
     try:
         numbers = [float(v) for v in values if v]
     except ValueError:
         return "single_label"
-    return "regression" if any(not n.is_integer() for n in numbers) else "single_label"
+    return "regression" if any(math.isfinite(n) and not n.is_integer() for n in numbers) else "single_label"
 
 
 def _label_space(wanted: list[str] | None, seen: Counter[str]) -> tuple[list[str], bool]:
     """The labels in order, and whether cells hold their numbers instead of their names."""
     if wanted is None:
-        if all(v.lstrip("-").isdigit() for v in seen):
+        if all(v.removeprefix("-").isdecimal() for v in seen):
             return sorted(seen, key=int), False
         return sorted(seen), False
     if len(set(wanted)) != len(wanted):

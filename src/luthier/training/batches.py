@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from luthier.models.batch import Batch, collate
+from luthier.models.batch import Batch, collate, within_budget
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class UpdateStream:
         max_tokens: int,
         seed: int,
         types: bool = False,
+        padded: bool = False,
     ) -> None:
         self._examples, self._targets = examples, targets
-        self._size, self._max_tokens, self._seed, self._types = size, max_tokens, seed, types
+        self._size, self._max_tokens, self._seed, self._types, self._padded = size, max_tokens, seed, types, padded
         self.epoch, self.position = 0, 0
 
     @property
@@ -73,21 +74,7 @@ class UpdateStream:
                     break
 
     def _batches(self, rows: list[int]) -> Iterator[Batch]:
-        for part in within_budget(rows, [len(self._examples[r]["input_ids"]) for r in rows], self._max_tokens):
+        for part in within_budget(rows, [len(self._examples[r]["input_ids"]) for r in rows], self._max_tokens, padded=self._padded):
             batch = collate([self._examples[r] for r in part], part, types=self._types)
             chosen = list(batch.rows)
             yield replace(batch, targets={name: values[chosen] for name, values in self._targets.items()})
-
-
-def within_budget(rows: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Rows, shortest first, in runs of at most `max_tokens` tokens (a longer row stands alone)."""
-    run: list[int] = []
-    tokens = 0
-    for length, row in sorted(zip(lengths, rows, strict=True)):
-        if run and tokens + length > max_tokens:
-            yield run
-            run, tokens = [], 0
-        run.append(row)
-        tokens += length
-    if run:
-        yield run

@@ -95,7 +95,7 @@ def load(path: Path) -> Checkpoint:
     """Read one checkpoint. Raises CheckpointError when it is not whole."""
     fault = verify(path)
     if fault:
-        raise CheckpointError(fault, where=str(path), remedy="an older checkpoint is used where there is one")
+        raise CheckpointError(fault, where=str(path), remedy="luthier resume goes on from the newest whole one")
     state = json.loads((path / FILES[2]).read_text(encoding="utf-8"))
     try:
         return Checkpoint(state.pop("step"), load_file(path / FILES[0]), load_file(path / FILES[1]), state)
@@ -112,6 +112,13 @@ def newest(folder: Path) -> tuple[Path | None, dict[str, str]]:
             return path, refused
         refused[path.name] = fault
     return None, refused
+
+
+def set_aside(path: Path) -> None:
+    """Take a refused checkpoint out of the count, so that pruning never prefers it to a whole one."""
+    aside = path.with_name(f"refused-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
 
 
 def prune(folder: Path, *, keep: int, spare: set[str]) -> None:

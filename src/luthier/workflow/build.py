@@ -142,6 +142,6 @@ def _start_head(loaded: Loaded, task: Any) -> None:
     import torch
 
     biases = [p for n, p in loaded.model.named_parameters() if n.endswith("bias") and p.shape == (task.outputs,)]
-    if task.prior is not None and biases and not bool(biases[-1].any()):
+    if task.prior is not None and biases and loaded.fresh_head:
         with torch.no_grad():
             biases[-1].copy_(torch.tensor(task.prior))

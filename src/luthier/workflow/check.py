@@ -1,7 +1,8 @@
 """Finding in seconds what would fail in an hour, and saying what the engine will do.
 
 Enters: a recipe. Leaves: a `Checked`: the data summary, notes, and every value with where it came
-from. Nothing is trained or written but the token cache.
+from. Nothing is trained; the token cache and an empty
+folder for runs are all that is written.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
     if not with_model:
         data = dataset(resolved)
         infer_from_data(resolved, data)
-        need_space(Path(resolved.recipe.output.folder), 1 << 20, purpose="a run")
+        need_space(Path(resolved.recipe.output.folder).expanduser(), 1 << 20, purpose="a run")
         return Checked(resolved, data.prepared.summary, data.prepared.notes, {"model": source.location}, data.prepared.quarantined)
     from luthier.workflow.build import build
 
@@ -47,7 +48,7 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
     layout, plan, host = job.loaded.layout, job.plan, job.host
     parameters = sum(p.numel() for p in job.loaded.model.parameters())
     disk = parameters * 4 * 3 * (resolved.recipe.checkpoints.keep + 2)
-    need_space(Path(resolved.recipe.output.folder), disk, purpose="training (checkpoints)")
+    need_space(Path(resolved.recipe.output.folder).expanduser(), disk, purpose="training (checkpoints)")
     tokens = {part: sum(t.lengths()) for part, t in job.tokens.items()}
     engine = {
         "model": f"{source.location}, {parameters:,} parameters, all trained",

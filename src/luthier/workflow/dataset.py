@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.prepare import Prepared, assemble, exclude, read_files
+from luthier.data.prepare import Prepared, assemble, read_files
 from luthier.data.split import Part
 from luthier.errors import DataError
 from luthier.recipe import Resolved
@@ -37,8 +37,6 @@ def dataset(resolved: Resolved) -> Dataset:
     recipe = resolved.recipe
     rows, hashes = read_files(recipe.data, folder=resolved.folder)
     task = TASKS.load(recipe.task.type, where="task.type").plan(recipe.task, recipe.data, rows)
-    for part in rows.values():
-        exclude(part, recipe.data.exclude)
     leak = task.leaks(rows["train"].rows)
     if leak:
         raise DataError(f"the prompt gives the label away: {leak}", where="task.prompt", remedy="take that column out of the prompt")

@@ -71,6 +71,7 @@ class Fit:
             max_tokens=self.options.max_tokens,
             seed=self.options.seed,
             types=job.loaded.layout.token_types,
+            padded=job.loaded.layout.kind == "padded",
         )
         self.progress = Progress()
         self._saved_step, self._saved_at, self._gap_told = -1, time.monotonic(), False
@@ -164,9 +165,11 @@ class Fit:
     def _save_due(self, report: StepReport) -> bool:
         every = self.saving.every_steps
         due = every is not None and report.step % every == 0
-        return (due or time.monotonic() - self._saved_at > 60 * self.saving.every_minutes) and report.step != self._saved_step
+        return due or time.monotonic() - self._saved_at > 60 * self.saving.every_minutes
 
     def _save(self, log: Any) -> None:
+        if self._saved_step == self.progress.step:
+            return
         log.flush()
         os.fsync(log.fileno())
         self.progress.log_bytes = log.tell()
@@ -187,6 +190,7 @@ class Fit:
         path, refused = checkpoint.newest(self.run.checkpoints)
         for name, fault in refused.items():
             self.listener(Note(f"checkpoint {name} is refused: {fault}"))
+            checkpoint.set_aside(self.run.checkpoints / name)
         if path is None:
             (self.run.folder / "evaluations.jsonl").unlink(missing_ok=True)
             return

@@ -12,19 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from luthier.data.prepare import Record
+from luthier.data.prepare import Record, need_columns
 from luthier.data.rows import Rows, read
 from luthier.errors import DataError, RunError
 from luthier.evaluation import compare as comparing
 from luthier.evaluation.intervals import Score, with_intervals
 from luthier.inference.model import Predictor, read_card, restore_task
 from luthier.runs.store import Run
-from luthier.workflow.train import recipe_of
+from luthier.workflow.dataset import dataset
+from luthier.workflow.train import recipe_of, refuse_changed_data
 
 
 def predict(run: Run, rows: Sequence[str | dict[str, Any]]) -> list[dict[str, Any]]:
     """A run's predictions for texts, or for rows with the columns of training."""
-    return Predictor(_model(run)).predict(rows)
+    return predictor_of(run).predict(rows)
+
+
+def predictor_of(run: Run) -> Predictor:
+    """A run's model, loaded for answering. Raises RunError when it has none yet."""
+    return Predictor(_model(run))
+
+
+def read_rows(run: Run, file: Path) -> Rows:
+    """A data file, understood as the run's own data were."""
+    data = recipe_of(run).recipe.data
+    return read(file, format=data.format, encoding=data.encoding, columns=data.columns)
 
 
 def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 1000) -> tuple[dict[str, Score], Rows]:
@@ -36,19 +48,21 @@ def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 
     recipe = recipe_of(run).recipe
     task = predictor.task
     task.data = recipe.data
+    rest = Rows()
     if files is None:
-        from luthier.workflow.dataset import dataset
-
-        records, rest = dataset(recipe_of(run)).prepared.parts["test"], Rows()
+        refuse_changed_data(run)
+        records = dataset(recipe_of(run)).prepared.parts["test"]
     else:
-        rest = Rows()
         for file in files:
-            found = read(file, format=recipe.data.format, encoding=recipe.data.encoding, columns=recipe.data.columns)
+            found = read_rows(run, file)
             rest.rows += found.rows
             rest.quarantined += found.quarantined
+        need_columns(rest, task.columns())
         records = _usable(task, rest)
     pairs = [r.pair for r in records] if recipe.data.text_pair else None
     answers = predictor.outputs([r.text for r in records], pairs, max_tokens=recipe.evaluation.max_tokens)
+    if predictor.truncated:
+        rest.notes.append(f"{predictor.truncated} of {len(records)} texts are cut to {predictor.card['max_length']} tokens")
     return with_intervals(task.scores, task.gold(records), answers, resamples=resamples), rest
 
 

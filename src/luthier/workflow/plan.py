@@ -56,9 +56,8 @@ def plan(resolved: Resolved, data: Dataset, *, hidden_size: int, longest_model: 
         rate = training.learning_rate
     wanted_length = resolved.recipe.model.max_length
     if wanted_length == "auto":
-        length = min(longest_model, max(longest_text, 2))
-        because = f"the longest text has {longest_text} tokens, the model takes {longest_model}"
-        resolved.infer("model.max_length", length, because)
+        length = longest_model
+        resolved.infer("model.max_length", length, f"what the model takes; the longest text has {longest_text} tokens")
     else:
         length = wanted_length
     metric = resolved.recipe.evaluation.metric

@@ -6,12 +6,15 @@ run folder, scores with intervals, the predictions of the test part, the plain m
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from luthier.errors import SpaceError
 from luthier.evaluation import baselines
 from luthier.evaluation.baselines import METHODS
 from luthier.evaluation.intervals import Score, with_intervals
@@ -76,16 +79,31 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         "head": job.resolved.recipe.model.head,
         "pooling": job.loaded.layout.pooling,
     }
-    loading.save(job.loaded.model, job.loaded.tokenizer, run.model, task=state)
     write_json(run.folder / "scores.json", {"metric": job.plan.metric, "test_rows": len(test), "methods": scores})
     write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
     write_atomic(run.folder / "predictions" / "test.safetensors", lambda p: save_file({"outputs": np.ascontiguousarray(answers)}, p))
+    _save_model(job, run, state)
     write_jsonl(run.folder / "data" / "quarantine.jsonl", [q._asdict() for q in job.data.prepared.quarantined])
     best = scores["model"][job.plan.metric]
     run.record(score={"metric": job.plan.metric, **best}, weights_sha256=sha256(run.model / "model.safetensors"))
     write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
     write_text(run.report, render(_story(job, run), task=task, gold=gold, outputs=answers, records=test))
     return scores
+
+
+def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
+    """Write the model folder whole or not at all."""
+    temporary = run.folder / ".model.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        loading.save(job.loaded.model, job.loaded.tokenizer, temporary, task=state)
+        shutil.rmtree(run.model, ignore_errors=True)
+        temporary.rename(run.model)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SpaceError(
+            f"the model could not be written: {error}", where=str(run.folder), remedy="free some space, then resume"
+        ) from error
 
 
 def _story(job: Job, run: Run) -> Story:

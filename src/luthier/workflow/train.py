@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from luthier.errors import Interrupted, LuthierError, RunError
+from luthier.errors import Interrupted, RecipeError, RunError
 from luthier.models.source import fingerprint
 from luthier.recipe import Recipe, Resolved, dump, load_recipe
 from luthier.runs.store import Run, create, now
-from luthier.security.artifacts import write_text
+from luthier.security.artifacts import sha256, write_text
 from luthier.workflow.build import Job, build
 from luthier.workflow.events import Listener, silent
 from luthier.workflow.fit import Fit, weights_digest
@@ -33,7 +33,7 @@ def train(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
 def start(resolved: Resolved, *, parent: str | None = None, listener: Listener = silent) -> Run:
     """Make a run of a resolved recipe and carry it through."""
     job = build(resolved, listener=listener)
-    run = create(Path(resolved.recipe.output.folder), resolved.name)
+    run = create(Path(resolved.recipe.output.folder).expanduser(), resolved.name)
     with run.lock():
         write_text(run.folder / "recipe.yaml", dump(resolved.recipe))
         run.record(
@@ -60,13 +60,11 @@ def resume(run: Run, *, listener: Listener = silent) -> Run:
     facts = run.facts
     if facts["status"] == "done":
         return run
+    refuse_changed_data(run)
     with run.lock():
         resolved = recipe_of(run)
         resolved.recipe.training.threads = facts["host"]["threads"]
         job = build(resolved, listener=listener)
-        changed = [f for f, digest in facts["data"]["files"].items() if job.data.prepared.files.get(f) != digest]
-        if changed:
-            raise RunError(f"{changed[0]} has changed since the run began", where=str(run.folder), remedy="put it back, or train a new run")
         run.record(status="running")
         _carry(job, run, listener=listener)
     return run
@@ -74,18 +72,20 @@ def resume(run: Run, *, listener: Listener = silent) -> Run:
 
 def continue_run(run: Run, *, epochs: float, overrides: Sequence[str] = (), listener: Listener = silent) -> Run:
     """Train a finished run's model longer, as a new run with the old one as its parent."""
-    if run.facts["status"] != "done":
-        raise RunError("is not finished", where=str(run.folder), remedy=f"luthier resume {run.folder}")
+    _refuse_unfinished(run)
+    refuse_changed_data(run)
     earlier = recipe_of(run)
-    settings = [f"model.name={run.model}", "model.revision=null", f"training.epochs={epochs}", "training.max_steps=null", *overrides]
     raw = earlier.recipe.model_dump(mode="json")
-    changed = load_recipe(raw, overrides=settings)
+    raw["model"] |= {"name": str(run.model), "revision": None}
+    raw["training"] |= {"epochs": epochs, "max_steps": None}
+    changed = load_recipe(raw, overrides=overrides)
     resolved = Resolved(changed.recipe, earlier.folder, f"{earlier.name}-continued", changed.sources)
     return start(resolved, parent=run.id, listener=listener)
 
 
 def reproduce(run: Run, *, listener: Listener = silent) -> tuple[Run, dict[str, Any]]:
     """Train a run again from its record; returns the new run and what is the same."""
+    _refuse_unfinished(run)
     facts = run.facts
     resolved = recipe_of(run)
     resolved.recipe.training.threads = facts["host"]["threads"]
@@ -101,11 +101,30 @@ def reproduce(run: Run, *, listener: Listener = silent) -> tuple[Run, dict[str, 
 
 
 def recipe_of(run: Run) -> Resolved:
-    """The recipe a run was made by, with its paths where they were."""
+    """The recipe a run was made by, with its paths where they were and its base model at the same commit."""
     facts = run.facts
-    raw = yaml.safe_load((run.folder / "recipe.yaml").read_text(encoding="utf-8"))
-    loaded = load_recipe(raw)
+    try:
+        raw = yaml.safe_load((run.folder / "recipe.yaml").read_text(encoding="utf-8"))
+        loaded = load_recipe(raw)
+    except (OSError, ValueError, yaml.YAMLError, RecipeError) as error:
+        raise RunError(f"recipe.yaml cannot be read: {error}", where=str(run.folder)) from None
+    if facts["base"].get("revision"):
+        loaded.recipe.model.revision = facts["base"]["revision"]
     return Resolved(loaded.recipe, Path(facts["recipe_folder"]), facts["name"], dict.fromkeys(loaded.sources, f"run {run.id}"))
+
+
+def refuse_changed_data(run: Run) -> None:
+    """Raise RunError when a data file of the run is gone or not what it was."""
+    for name, digest in run.facts["data"]["files"].items():
+        path = Path(name)
+        if not path.is_file() or sha256(path) != digest:
+            what = "has changed since the run began" if path.is_file() else "is gone"
+            raise RunError(f"{name} {what}", where=str(run.folder), remedy="put it back, or train a new run")
+
+
+def _refuse_unfinished(run: Run) -> None:
+    if run.facts["status"] != "done":
+        raise RunError("is not finished", where=str(run.folder), remedy=f"luthier resume {run.folder}")
 
 
 def versions() -> dict[str, str]:
@@ -130,6 +149,6 @@ def _carry(job: Job, run: Run, *, listener: Listener) -> None:
     except (Interrupted, KeyboardInterrupt):
         run.record(status="interrupted", ended=now())
         raise
-    except LuthierError as error:
-        run.record(status="failed", ended=now(), error=str(error))
+    except Exception as error:
+        run.record(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
         raise

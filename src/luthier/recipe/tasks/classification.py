@@ -31,12 +31,13 @@ class ClassificationOptions(TaskOptions):
         if value is None:
             return None
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(value) if name is not None]
+            parts = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value) if name is not None]
         except ValueError as error:
             raise ValueError(f"not a template: {error}") from None
+        fields = [name for name, _, _ in parts]
         if "text" not in fields:
             raise ValueError("needs {text}, the place where the text goes")
-        if any(not name.isidentifier() for name in fields):
+        if any(not name.isidentifier() or spec or conversion for name, spec, conversion in parts):
             raise ValueError("takes plain column names in braces; write {{ and }} for braces themselves")
         return value
 
