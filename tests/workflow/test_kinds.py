@@ -53,8 +53,8 @@ def test_multi_label_learns(learn, write_csv):
     path = write_csv("many.csv", ["text", "label"], rows)
     run = learn(data={"train": str(path), "label_separator": "|"}, training={"epochs": 12, "learning_rate": 5e-3})
     assert value(run, "f1_micro") > 0.4
-    for row in run.lines("predictions/test.jsonl"):  # one of the four labels is easy, and is learned whole
-        assert ("people" in row["labels"]) == ("people" in row["target"])
+    rows = run.lines("predictions/test.jsonl")  # one of the four labels is easy: a coin would get half of it
+    assert sum(("people" in r["labels"]) == ("people" in r["target"]) for r in rows) > 0.85 * len(rows)
     answer = luthier.predict(run, ["the meal was great staff service"])[0]
     assert set(answer) == {"labels", "scores"}
 
