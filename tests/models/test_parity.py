@@ -14,6 +14,7 @@ from luthier.recipe.sections import Training
 from luthier.training.optim import Optimizer
 from tests import tiny
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FAMILIES = [*tiny.ENCODERS, *tiny.DECODERS, "electra"]
 NO_DROPOUT = {
     "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout": 0.0, "attention_dropout": 0.0, "resid_pdrop": 0.0,
@@ -38,13 +39,15 @@ def plain_loss(model: torch.nn.Module, rows: list[list[int]], labels: torch.Tens
     longest = max(map(len, rows))
     ids = torch.tensor([r + [pad] * (longest - len(r)) for r in rows])
     mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows])
-    return model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    device = next(model.parameters()).device
+    return model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)).loss
 
 
 def ragged_loss(model, layout, rows, labels):
     batch = collate([{"input_ids": r} for r in rows], types=layout.token_types)
-    logits = forward.pooled_logits(model, batch, layout)
-    return torch.nn.functional.cross_entropy(logits, labels[list(batch.rows)], reduction="sum"), len(rows)
+    device = next(model.parameters()).device
+    logits = forward.pooled_logits(model, batch.to(device), layout)
+    return torch.nn.functional.cross_entropy(logits, labels[list(batch.rows)].to(device), reduction="sum"), len(rows)
 
 
 def pair(family: str):
@@ -57,10 +60,12 @@ def pair(family: str):
     return plain, fast, layout
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_loss_gradient_and_three_steps_equal_plain_transformers(family):
+def test_loss_gradient_and_three_steps_equal_plain_transformers(family, device):
     plain, fast, layout = pair(family)
-    kept = for_training(fast, device=torch.device("cpu"), dtype=torch.float32)
+    plain.to(device)
+    kept = for_training(fast, device=torch.device(device), dtype=torch.float32)
     optimizer = Optimizer(fast, Training(weight_decay=0.01, max_grad_norm=1.0), kept=kept)
     groups = [
         {"params": [p for p in plain.parameters() if (p.ndim > 1) is on], "weight_decay": d} for on, d in ((True, 0.01), (False, 0.0))

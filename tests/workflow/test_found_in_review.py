@@ -117,7 +117,11 @@ def test_a_late_odd_byte_does_not_spoil_the_file(tmp_path):
     from luthier.data.rows import read
 
     path = tmp_path / "a.csv"
-    body = b"text,label\n" + b"plain words here,x\n" * 70_000 + "un caf\u00e9 tr\u00e8s agr\u00e9able \u00e0 c\u00f4t\u00e9,y\n".encode("cp1252") * 40
+    body = (
+        b"text,label\n"
+        + b"plain words here,x\n" * 70_000
+        + "un caf\u00e9 tr\u00e8s agr\u00e9able \u00e0 c\u00f4t\u00e9,y\n".encode("cp1252") * 40
+    )
     path.write_bytes(body)
     found = read(path)
     assert "caf\u00e9" in found.rows[-1].values["text"]

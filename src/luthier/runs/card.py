@@ -17,19 +17,46 @@ def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[st
         if name in SHOWN:
             rows.append(f"| {name} | {found['value']:.4f} | {found['low']:.4f} to {found['high']:.4f} | {found['n']} |")
     lines = [
-        "---", "library_name: transformers", "pipeline_tag: text-classification", "tags: [luthier]", "---", "",
-        f"# {run.id}", "",
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "tags: [luthier]",
+        "---",
+        "",
+        f"# {run.id}",
+        "",
         f"Fine-tuned from `{facts['model']}` for {facts['task']} on {summary['train']} rows "
-        f"({summary['validation']} for validation, {summary['test']} for testing).", "",
-        "## Scores on the test part", "", "| score | value | 95% interval | n |", "|---|---|---|---|", *rows, "",
-        f"The checkpoint was chosen by validation {metric}.", "",
-        "## Labels", "", ", ".join(f"`{label}`" for label in labels), "",
-        "## Limits", "",
+        f"({summary['validation']} for validation, {summary['test']} for testing).",
+        "",
+        "## Scores on the test part",
+        "",
+        "| score | value | 95% interval | n |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"The checkpoint was chosen by validation {metric}.",
+        "",
+        "## Labels",
+        "",
+        ", ".join(f"`{label}`" for label in labels),
+        "",
+        "## Limits",
+        "",
         "Scores hold for texts like those of the test part. Texts of another kind, language or time may do worse; "
-        "measure on your own before relying on it. Known at training time:", "",
-        *([f"- {note}" for note in facts.get("notes", [])] or ["- nothing stood out in the data"]), "",
+        "measure on your own before relying on it. Known at training time:",
+        "",
+        *([f"- {note}" for note in facts.get("notes", [])] or ["- nothing stood out in the data"]),
+        "",
     ]
     if prompt := facts.get("prompt"):
-        lines += ["## Prompt", "", "Texts were put into this template, in training and in evaluation; do the same when you use it:",
-                  "", "```", prompt, "```", ""]
+        lines += [
+            "## Prompt",
+            "",
+            "Texts were put into this template, in training and in evaluation; do the same when you use it:",
+            "",
+            "```",
+            prompt,
+            "```",
+            "",
+        ]
     return "\n".join(lines)

@@ -78,8 +78,7 @@ class Run:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"has no {name}", where=str(self.folder),
-                           remedy=f"is the run finished? luthier resume {self.folder}") from None
+            raise RunError(f"has no {name}", where=str(self.folder), remedy=f"is the run finished? luthier resume {self.folder}") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{name} cannot be read: {error}", where=str(self.folder)) from None
 
@@ -113,8 +112,9 @@ def create(root: Path, name: str) -> Run:
                 raise SpaceError("is not a folder", where=str(root), remedy="choose another with output.folder") from None
             number += 1
         except OSError as error:
-            raise SpaceError(f"cannot be written: {error.strerror}", where=str(root),
-                             remedy="choose another folder with output.folder") from None
+            raise SpaceError(
+                f"cannot be written: {error.strerror}", where=str(root), remedy="choose another folder with output.folder"
+            ) from None
 
 
 def find(name: str | Path, *, root: Path = Path("runs")) -> Run:
@@ -160,9 +160,7 @@ class Registry:
             connection = sqlite3.connect(path, timeout=10)
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(
-                    f"CREATE TABLE IF NOT EXISTS runs ({', '.join(self._COLUMNS)}, facts_mtime REAL, PRIMARY KEY (id))"
-                )
+                connection.execute(f"CREATE TABLE IF NOT EXISTS runs ({', '.join(self._COLUMNS)}, facts_mtime REAL, PRIMARY KEY (id))")
                 connection.execute("SELECT facts_mtime FROM runs LIMIT 1")
                 return connection
             except sqlite3.DatabaseError:
@@ -197,8 +195,18 @@ class Registry:
         facts = run.facts
         score = facts.get("score") or {}
         values = (
-            run.id, str(run.folder), facts.get("status"), facts.get("started"), facts.get("task"), facts.get("model"),
-            score.get("metric"), score.get("value"), score.get("low"), score.get("high"), facts.get("parent"), _mtime(run),
+            run.id,
+            str(run.folder),
+            facts.get("status"),
+            facts.get("started"),
+            facts.get("task"),
+            facts.get("model"),
+            score.get("metric"),
+            score.get("value"),
+            score.get("low"),
+            score.get("high"),
+            facts.get("parent"),
+            _mtime(run),
         )
         places = ", ".join("?" * len(values))
         connection.execute(f"INSERT OR REPLACE INTO runs VALUES ({places})", values)
