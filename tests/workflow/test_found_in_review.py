@@ -55,7 +55,7 @@ def test_a_cell_that_is_neither_yes_nor_no_is_quarantined(write_csv, odd):
 
 def test_every_file_of_a_part_needs_the_columns(write_csv):
     first, second = many(write_csv), many(write_csv, "b.csv", ("text", "A", "B"))
-    with pytest.raises(DataError, match="no column 'one' in .*b.csv"):
+    with pytest.raises(DataError, match=r"no column 'one' in .*b\.csv"):
         dataset(load_recipe({"data": {"train": [str(first), str(second)], "label": ["one", "two"]}}))
 
 

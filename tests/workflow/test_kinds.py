@@ -49,6 +49,7 @@ def test_multi_label_learns(learn, write_csv):
     draw, rows = random.Random(0), []
     for text, label in tiny.moods_rows(240):
         extra = draw.random() < 0.5
+        text = " ".join(w for w in text.split() if w not in ("staff", "service"))
         rows.append([text + (" staff service" if extra else " film"), label + ("|people" if extra else "")])
     path = write_csv("many.csv", ["text", "label"], rows)
     run = learn(data={"train": str(path), "label_separator": "|"}, training={"epochs": 12, "learning_rate": 5e-3})
