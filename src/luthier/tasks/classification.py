@@ -11,13 +11,14 @@ import math
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from luthier.data.prepare import Record, excluded, need_columns
 from luthier.data.rows import Row, Rows, cell_text
 from luthier.data.split import Part
 from luthier.errors import DataError
 from luthier.registry import nearest
+from luthier.tasks.labels import NO, YES, Kind, cells, kind_of, label_space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,15 +30,12 @@ if TYPE_CHECKING:
     from luthier.recipe.sections import Data
     from luthier.recipe.tasks.classification import ClassificationOptions
 
-Kind = Literal["single_label", "multi_label", "regression"]
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
 MAX_LABELS = 1000
-YES = {"1", "true", "yes"}
-NO = {"0", "false", "no"}
 
 
 class Classification:
@@ -65,12 +63,12 @@ class Classification:
         for part in rows.values():
             need_columns(part, columns)
         train = rows["train"].rows
-        kind = options.kind if options.kind != "auto" else _kind(data, train)
+        kind = options.kind if options.kind != "auto" else kind_of(data, train)
         if kind == "regression":
             return cls(options, data, kind=kind, labels=["score"])
-        seen = Counter(v for row in train if not excluded(row, data.exclude) for v in _cells(row, data))
+        seen = Counter(v for row in train if not excluded(row, data.exclude) for v in cells(row, data))
         wanted = options.labels or (data.label if isinstance(data.label, list) else None)
-        labels, by_number = _label_space(wanted, seen)
+        labels, by_number = label_space(wanted, seen)
         task = cls(options, data, kind=kind, labels=labels, by_number=by_number)
         if len(labels) < 2:
             raise DataError(
@@ -111,10 +109,10 @@ class Classification:
                 return "text is not valid Unicode"
         text = str(found[0])
         if self.options.prompt:
-            cells = {n: values.get(n) for n in _prompt_fields(self.options.prompt)}
-            if any(v is None or v == "" for v in cells.values()):
+            others = {n: values.get(n) for n in _prompt_fields(self.options.prompt)}
+            if any(v is None or v == "" for v in others.values()):
                 return "a column of the prompt is empty"
-            text = self.options.prompt.format(**{**cells, "text": text})
+            text = self.options.prompt.format(**{**others, "text": text})
         return text, str(found[1]) if len(found) > 1 else None
 
     def _target(self, row: Row) -> Any:
@@ -130,13 +128,13 @@ class Classification:
                 return f"not 0 or 1: {odd} is {row.values.get(odd)!r}"
         elif self.kind == "multi_label" and self.data.label not in row.values:
             return "no label"
-        cells = _cells(row, self.data)
-        if self.kind == "single_label" and len(set(cells)) != 1:
-            return "several labels" if cells else "no label"
-        unknown = [c for c in cells if c not in self._index]
+        named = cells(row, self.data)
+        if self.kind == "single_label" and len(set(named)) != 1:
+            return "several labels" if named else "no label"
+        unknown = [c for c in named if c not in self._index]
         if unknown:
             return f"unknown label: {unknown[0]!r}"
-        found = sorted({self._index[c] for c in cells})
+        found = sorted({self._index[c] for c in named})
         return found[0] if self.kind == "single_label" else tuple(found)
 
     def stratum(self, record: Record) -> str:
@@ -148,7 +146,7 @@ class Classification:
     def _refuse_unknown(self, rows: dict[Part, Rows]) -> None:
         for part, held in rows.items():
             for row in held.rows:
-                unknown = next((c for c in _cells(row, self.data) if c not in self._index), None)
+                unknown = next((c for c in cells(row, self.data) if c not in self._index), None)
                 if unknown is not None and not excluded(row, self.data.exclude):
                     guess = nearest(unknown, self._index)
                     raise DataError(
@@ -171,7 +169,7 @@ class Classification:
                 continue
             if column in label_columns:
                 return f"{column!r} is the label itself"
-            pairs = Counter((str(r.values.get(column)).strip(), "|".join(_cells(r, self.data))) for r in rows)
+            pairs = Counter((str(r.values.get(column)).strip(), "|".join(cells(r, self.data))) for r in rows)
             values = {value for value, _ in pairs}
             if rows and sum(n for (value, label), n in pairs.items() if value.casefold() == label.casefold()) > 0.9 * len(rows):
                 return f"{column!r} holds the label"
@@ -334,39 +332,3 @@ def _prompt_fields(prompt: str | None) -> list[str]:
     if prompt is None:
         return []
     return [name for _, name, _, _ in string.Formatter().parse(prompt) if name and name != "text"]
-
-
-def _cells(row: Row, data: Data) -> list[str]:
-    """The label cells of a row as strings: names of its 1-columns, parts of a split cell, or the cell."""
-    if isinstance(data.label, list):
-        return [c for c in data.label if cell_text(row.values.get(c)).lower() in YES]
-    value = row.values.get(data.label)
-    values = value if isinstance(value, list) else [value]
-    if data.label_separator and isinstance(value, str):
-        values = value.split(data.label_separator)
-    return [text for text in map(cell_text, values) if text]
-
-
-def _kind(data: Data, rows: Sequence[Row]) -> Kind:
-    """Several labels where the recipe or a cell says so; numbers with fractions are a regression."""
-    if isinstance(data.label, list) or data.label_separator or any(isinstance(r.values.get(data.label), list) for r in rows):
-        return "multi_label"
-    values = [cell_text(r.values.get(data.label)) for r in rows if not excluded(r, data.exclude)]
-    try:
-        numbers = [float(v) for v in values if v]
-    except ValueError:
-        return "single_label"
-    return "regression" if any(math.isfinite(n) and not n.is_integer() for n in numbers) else "single_label"
-
-
-def _label_space(wanted: list[str] | None, seen: Counter[str]) -> tuple[list[str], bool]:
-    """The labels in order, and whether cells hold their numbers instead of their names."""
-    if wanted is None:
-        if all(v.removeprefix("-").isdecimal() for v in seen):
-            return sorted(seen, key=int), False
-        return sorted(seen), False
-    if len(set(wanted)) != len(wanted):
-        raise DataError("a label stands twice", where="task.labels")
-    numbers = {str(i) for i in range(len(wanted))}
-    by_number = bool(seen) and set(seen) <= numbers and not set(seen) <= set(wanted)
-    return list(wanted), by_number
