@@ -36,6 +36,26 @@ def test_a_refused_checkpoint_is_set_aside_and_never_preferred(tmp_path):
     assert checkpoint.newest(tmp_path) == (tmp_path / "step-00000001", {})
 
 
+def test_a_corrupt_best_checkpoint_is_named_and_the_last_weights_kept(recipe):
+    from luthier.workflow.events import Evaluated
+
+    recipe["training"] |= {"epochs": 6, "learning_rate": 0.05}
+    folder, notes = [], []
+
+    def damage(event) -> None:
+        notes.append(str(event))
+        if isinstance(event, Evaluated) and not folder:
+            root = __import__("pathlib").Path(recipe["output"]["folder"])
+            folder.append(root)
+        if isinstance(event, Evaluated) and not event.best:
+            for path in folder[0].glob("*/checkpoints/step-*/weights.safetensors"):
+                path.write_bytes(b"torn")
+
+    run = luthier.train(recipe, listener=damage)
+    assert run.facts["progress"]["best_step"] < run.facts["progress"]["step"], "the fault never fired"
+    assert any("is refused" in n and "the last weights are kept" in n for n in notes)
+
+
 def test_evaluating_after_the_data_changed_is_refused(recipe, moods):
     run = luthier.train(recipe)
     moods.write_text(moods.read_text() + "the film was odd,another\n")

@@ -208,7 +208,12 @@ class Fit:
         best = self.progress.best_step
         if not self.evaluation.restore_best or best in (0, self.progress.step):
             return
-        saved = checkpoint.load(self.run.checkpoints / f"step-{best:08d}")
+        path = self.run.checkpoints / f"step-{best:08d}"
+        fault = checkpoint.verify(path)
+        if fault:
+            self.listener(Note(f"the best checkpoint, of update {best}, is refused: {fault}; the last weights are kept"))
+            return
+        saved = checkpoint.load(path)
         self.model.load_state_dict(saved.weights)
         self.listener(Note(f"the best checkpoint is kept: update {best} of {self.progress.step}"))
 
