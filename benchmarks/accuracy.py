@@ -121,7 +121,7 @@ def jobs(source: Path, work: Path) -> dict[str, tuple[object, list[str]]]:
         "twitter_financial": (RECIPES / "finance.yaml", ["data.name=null", "data.origin=null", f"data.train={finance(source, work / 'finance.csv')}",
                                                          f"data.test={source / 'twitter_financial' / 'sent_valid.csv'}"]),
         "cuad_clauses": ({"data": {"train": str(derive(clauses(source), work / "clauses.csv")), "duplicates": "drop"},
-                          "model": {"name": "minilm", "max_length": 256}}, ["training.epochs=3"]),
+                          "model": {"name": "minilm", "max_length": 256}}, ["training.epochs=3", "data.limit=3000"]),
         "app_stars (regression)": ({"data": {"train": str(derive(stars(source), work / "stars.csv")), "duplicates": "drop"},
                                     "task": {"kind": "regression"}}, []),
         "qed_answers (pairs)": ({"data": {"train": str(derive(answers(source), work / "answers.csv")), "text_pair": "pair", "limit": 6000}}, []),
