@@ -28,7 +28,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """What `luthier.json` of a model folder says. Raises ModelError when Luthier did not write it."""
     try:
         card = json.loads((folder / "luthier.json").read_text(encoding="utf-8"))
-        return {k: card[k] for k in ("task", "state", "max_length", "text", "text_pair", "head", "pooling")}
+        return {k: card[k] for k in ("task", "state", "max_length", "text", "text_pair", "head")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"was not written by Luthier: {error}", where=str(folder), remedy="give a run or its model folder") from None
 

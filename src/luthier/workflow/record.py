@@ -77,7 +77,6 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         "text": job.resolved.recipe.data.text,
         "text_pair": job.resolved.recipe.data.text_pair,
         "head": job.resolved.recipe.model.head,
-        "pooling": job.loaded.layout.pooling,
     }
     write_json(run.folder / "scores.json", {"metric": job.plan.metric, "test_rows": len(test), "methods": scores})
     write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
