@@ -25,9 +25,14 @@ MOOD_WORDS = {
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": VOCABULARY}
 DECODER = {**SMALL, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
+T5 = {
+    "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0,
+}  # fmt: skip
+
 
 def config(family: str, **changes: object) -> hf.PreTrainedConfig:
-    """A tiny config of a family; windows are shorter than the texts where the family has them."""
+    """A tiny config of a family; windows, and the reach of relative positions, are shorter than the texts where the family has them."""
     makers = {
         "bert": lambda: hf.BertConfig(**SMALL, max_position_embeddings=64),
         "distilbert": lambda: hf.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=48, vocab_size=VOCABULARY, max_position_embeddings=64),
@@ -45,6 +50,15 @@ def config(family: str, **changes: object) -> hf.PreTrainedConfig:
                                                   pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3,
                                                   attention_dropout=0.1, mlp_dropout=0.1, embedding_dropout=0.1),
         "electra": lambda: hf.ElectraConfig(**SMALL, embedding_size=32, max_position_embeddings=64),
+        "cohere": lambda: hf.CohereConfig(**DECODER, num_key_value_heads=2, max_position_embeddings=64, logit_scale=0.5),
+        "granite": lambda: hf.GraniteConfig(**DECODER, num_key_value_heads=2, max_position_embeddings=64, logits_scaling=4.0),
+        "hyperclovax": lambda: hf.HyperCLOVAXConfig(**DECODER, num_key_value_heads=2, max_position_embeddings=64, logits_scaling=0.5),
+        "t5": lambda: hf.T5Config(**T5),
+        "mt5": lambda: hf.MT5Config(**T5),
+        "umt5": lambda: hf.UMT5Config(**T5),
+        "bart": lambda: hf.BartConfig(d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48,
+                                      decoder_ffn_dim=48, vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+                                      decoder_start_token_id=2, forced_eos_token_id=3),
         "deberta": lambda: hf.DebertaV2Config(**SMALL, max_position_embeddings=64, relative_attention=True, pos_att_type=["p2c", "c2p"]),
     }  # fmt: skip
     made = makers[family]()
@@ -55,6 +69,7 @@ def config(family: str, **changes: object) -> hf.PreTrainedConfig:
 
 ENCODERS = ("bert", "distilbert", "roberta", "modernbert")
 DECODERS = ("gpt2", "opt", "llama", "qwen2", "qwen3", "mistral", "gemma2")
+PAIRS = ("t5", "mt5", "umt5", "bart")
 
 
 def tokenizer(family: str = "bert") -> hf.PreTrainedTokenizerFast:

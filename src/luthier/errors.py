@@ -3,6 +3,7 @@
     LuthierError
     ├── RecipeError        the recipe asks for something that cannot be (all faults at once)
     ├── DataError          a file, column, label or row
+    │   └── LabelError         labels that would teach the wrong thing; carries samples of them
     ├── ModelError         a model that cannot be found, loaded or run as asked
     ├── TrainingError      training could not go on
     │   ├── NonFiniteError     a loss or gradient was not a finite number; no update was made
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class RecipeError(LuthierError):
 
 class DataError(LuthierError):
     """A file, column, label or row that cannot be used."""
+
+
+class LabelError(DataError):
+    """Labels that would teach the wrong thing. `samples` are examples as runs of (text, graded)."""
+
+    def __init__(self, message: str, *, where: str | None = None, remedy: str | None = None, samples: Sequence[Any] = ()) -> None:
+        super().__init__(message, where=where, remedy=remedy)
+        self.samples = tuple(samples)
 
 
 class ModelError(LuthierError):

@@ -87,5 +87,23 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
         raise DependencyError(module, extra=extra, purpose=purpose) from error
 
 
-TASKS = Registry("task", {"classification": "luthier.tasks.classification:Classification"})
-TASK_OPTIONS = Registry("task_options", {"classification": "luthier.recipe.tasks.classification:ClassificationOptions"})
+TASKS = Registry(
+    "task",
+    {
+        "classification": "luthier.tasks.classification:Classification",
+        "causal": "luthier.tasks.causal:Causal",
+        "masked": "luthier.tasks.masked:Masked",
+        "text2text": "luthier.tasks.text2text:Text2Text",
+        "chat": "luthier.tasks.chat:Chat",
+    },
+)
+TASK_OPTIONS = Registry(
+    "task_options",
+    {
+        "classification": "luthier.recipe.tasks.classification:ClassificationOptions",
+        "causal": "luthier.recipe.tasks.causal:CausalOptions",
+        "masked": "luthier.recipe.tasks.masked:MaskedOptions",
+        "text2text": "luthier.recipe.tasks.text2text:Text2TextOptions",
+        "chat": "luthier.recipe.tasks.chat:ChatOptions",
+    },
+)

@@ -19,19 +19,24 @@ FAMILIES = [*tiny.ENCODERS, *tiny.DECODERS, "electra"]
 NO_DROPOUT = {
     "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout": 0.0, "attention_dropout": 0.0, "resid_pdrop": 0.0,
     "embd_pdrop": 0.0, "attn_pdrop": 0.0, "classifier_dropout": 0.0, "seq_classif_dropout": 0.0, "mlp_dropout": 0.0,
-    "embedding_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.0,
+    "embedding_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.0, "dropout_rate": 0.0,
 }  # fmt: skip
 
 
-def classifier(family: str, attention: str, **changes: object) -> torch.nn.Module:
-    made = tiny.config(family, num_labels=3, **{k: v for k, v in NO_DROPOUT.items() if hasattr(tiny.config(family), k)}, **changes)
+def build(auto: type, family: str, attention: str, **changes: object) -> torch.nn.Module:
+    """A tiny model in training mode without dropout, all its weights random; the same at every call."""
+    made = tiny.config(family, **{k: v for k, v in NO_DROPOUT.items() if hasattr(tiny.config(family), k)}, **changes)
     torch.manual_seed(0)
     with quiet():
-        model = hf.AutoModelForSequenceClassification.from_config(made, attn_implementation=attention)
+        model = auto.from_config(made, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():  # away from symmetric starts, so that every path has a gradient
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.train()
+
+
+def classifier(family: str, attention: str, **changes: object) -> torch.nn.Module:
+    return build(hf.AutoModelForSequenceClassification, family, attention, num_labels=3, **changes)
 
 
 def plain_loss(model: torch.nn.Module, rows: list[list[int]], labels: torch.Tensor) -> torch.Tensor:
@@ -80,16 +85,16 @@ def test_loss_gradient_and_three_steps_equal_plain_transformers(family, device):
         assert abs(total.item() / weight - loss.item()) < 1e-6
         gradients = [(n, p.grad, q.grad) for (n, p), q in zip(plain.named_parameters(), fast.parameters(), strict=True)]
         assert all((a is None) == (b is None) for _, a, b in gradients)
-        _assert_equal([(n, a, b / weight) for n, a, b in gradients if a is not None])
+        assert_equal([(n, a, b / weight) for n, a, b in gradients if a is not None])
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         reference.step()
         reference.zero_grad()
         optimizer.step(learning_rate=1e-4, weight=weight, norm=optimizer.gradient_norm(weight))
         optimizer.clear()
-    _assert_equal([(n, p.detach(), q.detach()) for (n, p), q in zip(plain.named_parameters(), fast.parameters(), strict=True)], moved=True)
+    assert_equal([(n, p.detach(), q.detach()) for (n, p), q in zip(plain.named_parameters(), fast.parameters(), strict=True)], moved=True)
 
 
-def _assert_equal(tensors: list[tuple[str, torch.Tensor, torch.Tensor]], *, moved: bool = False) -> None:
+def assert_equal(tensors: list[tuple[str, torch.Tensor, torch.Tensor]], *, moved: bool = False) -> None:
     """Global relative norm under 1e-5, each tensor within 1e-6 of the global norm.
 
     Weights that Adam has `moved` are exempt from the second bound where their true gradient is zero:

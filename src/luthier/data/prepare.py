@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.origin import locate
-from luthier.data.rows import Quarantined, Row, Rows, cell_text, read
+from luthier.data.origin import located
+from luthier.data.rows import Quarantined, Row, Rows, archive_of, cell_text, read
 from luthier.data.split import Part, content_key, split
 from luthier.errors import DataError
 from luthier.registry import nearest
@@ -59,10 +59,9 @@ def read_files(data: Data, *, folder: Path) -> tuple[dict[Part, Rows], dict[str,
     hashes: dict[str, str] = {}
     for part in PARTS:
         names = getattr(data, part)
-        for name in names or []:
-            path = locate(name, data, folder=folder)
-            rows = read(path, format=data.format, encoding=data.encoding, columns=data.columns)
-            hashes[str(path)] = sha256(path)
+        for path in (p for name in names or [] for p in located(name, data, folder=folder)):
+            rows = read(path, format=data.format, encoding=data.encoding, columns=data.columns, separator=data.separator, text=data.text)
+            hashes[str(archive_of(path))] = sha256(archive_of(path))
             into = found.setdefault(part, Rows())
             into.rows += rows.rows
             into.quarantined += rows.quarantined
@@ -159,6 +158,26 @@ def assemble(
     if used + len(quarantined) + left_out != counts["read"]:
         raise AssertionError(f"rows do not balance: {summary}")
     return Prepared(records, quarantined, summary, notes=notes)
+
+
+def quarantine(prepared: Prepared, part: Part, rejected: Mapping[int, str], *, most: float) -> None:
+    """Move records of a part (index -> reason), which only the model's tokenizer could tell, to quarantine.
+
+    Raises DataError when too many rows are bad or nothing is left.
+    """
+    if not rejected:
+        return
+    records = prepared.parts[part]
+    prepared.quarantined += [Quarantined(records[i].file, records[i].line, reason, records[i].text[:200]) for i, reason in rejected.items()]
+    prepared.parts[part] = [r for i, r in enumerate(records) if i not in rejected]
+    summary = prepared.summary
+    summary[part] = len(prepared.parts[part])
+    summary["rows_quarantined"] = len(prepared.quarantined)
+    summary["quarantine_reasons"] = dict(Counter(q.reason.split(":")[0] for q in prepared.quarantined).most_common(10))
+    prepared.notes.append(f"{len(rejected)} {part} rows quarantined: {next(iter(rejected.values()))}")
+    _refuse_bad(prepared.quarantined, summary["rows_read"] - summary["rows_excluded"], most)
+    if not prepared.parts[part]:
+        raise DataError(f"no usable rows for {part}", where=f"data.{part}", remedy=_first_reason(prepared.quarantined))
 
 
 def _excerpt(row: Row) -> str:

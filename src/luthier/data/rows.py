@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV, JSONL, JSON, Parquet, plain or gzipped.
+"""Files to rows: CSV, TSV, JSONL, JSON, Parquet, plain text; plain or gzipped.
 
 Enters: a path. Leaves: rows (dicts of the file's own columns) with the line each began on, and the
 quarantined rows with file, line and reason. Nothing is skipped silently, nothing raises for one bad
@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 
 from luthier.errors import DataError
 
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+}
 MAX_CELL = 16 << 20
 
 
@@ -57,19 +66,33 @@ class Rows:
         return list(found)
 
 
-def read(path: Path, *, format: str = "auto", encoding: str = "auto", columns: list[str] | None = None) -> Rows:
-    """Read one file. Raises DataError for one that is missing, empty, binary or of an unknown format."""
+def read(
+    path: Path,
+    *,
+    format: str = "auto",
+    encoding: str = "auto",
+    columns: list[str] | None = None,
+    separator: str | None = None,
+    text: str = "text",
+) -> Rows:
+    """Read one file. Raises DataError for one that is missing, empty, binary or of an unknown format.
+
+    A text file gives rows with one column, named `text`: its documents, between separators.
+    """
     kind = _format(path) if format == "auto" else format
     data = _bytes(path)
     result = Rows()
     if kind == "parquet":
         _parquet(data, path, result)
     else:
-        text, note = decode(data, path, encoding=encoding)
-        if not text.strip():
+        content, note = decode(data, path, encoding=encoding)
+        if not content.strip():
             raise DataError("is empty", where=str(path), remedy="give a file with at least one row")
         result.notes += [f"{path.name}: {note}"] if note else []
-        {"csv": _delimited, "tsv": _delimited, "jsonl": _jsonl, "json": _json}[kind](text, path, result, kind, columns)
+        if kind == "text":
+            _documents(content, path, result, separator, text)
+        else:
+            _READERS[kind](content, path, result, kind, columns)
     if not result.rows and not result.quarantined:
         raise DataError("holds no rows", where=str(path), remedy="give a file with a header line and at least one row")
     return result
@@ -87,9 +110,14 @@ def _format(path: Path) -> str:
     return kind
 
 
+def archive_of(path: Path) -> Path:
+    """The file on the disk that holds `path`: itself, or the zip archive that it leads into."""
+    return next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), path)
+
+
 def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if archive_of(path) == path else _member(path, archive_of(path))
     except FileNotFoundError:
         raise DataError("no such file", where=str(path), remedy="check data.train, data.validation and data.test") from None
     except OSError as error:
@@ -102,6 +130,22 @@ def _bytes(path: Path) -> bytes:
     if not data.strip():
         raise DataError("is empty", where=str(path), remedy="give a file with at least one row")
     return data
+
+
+def _member(path: Path, archive: Path) -> bytes:
+    """A file inside a zip archive."""
+    import zipfile
+
+    inside = path.relative_to(archive).as_posix()
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.read(inside)
+    except KeyError:
+        with zipfile.ZipFile(archive) as opened:
+            names = ", ".join(opened.namelist()[:8])
+        raise DataError(f"has no {inside}", where=str(archive), remedy=f"it holds {names}") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise DataError(f"is a damaged zip archive: {error}", where=str(archive), remedy="fetch it again") from None
 
 
 def decode(data: bytes, path: Path, *, encoding: str = "auto") -> tuple[str, str]:
@@ -153,6 +197,14 @@ def cell_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
+
+
+def _documents(text: str, path: Path, result: Rows, separator: str | None, column: str) -> None:
+    line = 1
+    for part in text.split(separator) if separator else [text]:
+        if part.strip():
+            result.rows.append(Row({column: part.strip("\r\n")}, str(path), line + part[: len(part) - len(part.lstrip())].count("\n")))
+        line += part.count("\n") + (separator or "").count("\n")
 
 
 def _delimited(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
@@ -223,7 +275,10 @@ def _records(lines: list[str], delimiter: str, *, quoting: Any) -> Iterator[tupl
 
 def _jsonl(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+        if len(line) > MAX_CELL:
+            reason = f"a line of {len(line) >> 20} Mi characters, longer than {MAX_CELL >> 20}"
+            result.quarantined.append(Quarantined(str(path), number, reason, line[:200]))
+        elif line.strip():
             _add_object(_parse(line), line, number, path, result)
 
 
@@ -272,3 +327,6 @@ def _parquet(data: bytes, path: Path, result: Rows) -> None:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"is not a readable Parquet file: {str(error)[:120]}", where=str(path)) from None
     result.rows.extend(Row(values, str(path), number) for number, values in enumerate(table.to_pylist(), 1))
+
+
+_READERS = {"csv": _delimited, "tsv": _delimited, "jsonl": _jsonl, "json": _json}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,27 +19,57 @@ from luthier.errors import DataError, SpaceError
 from luthier.security.artifacts import write_atomic
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
 CHUNK = 8192
+UNGRADED = -100
+"""The label of a place whose prediction is not graded."""
+
+
+class Examples(Sequence[Mapping[str, Any]]):
+    """Examples as mappings from column to an int32 array, cut from flat columns when asked for."""
+
+    def __init__(self, columns: dict[str, tuple[NDArray[np.int32], NDArray[np.int64]]]) -> None:
+        self._columns = columns
+        self._count = len(next(iter(columns.values()))[1]) - 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        index %= self._count
+        return {name: values[offsets[index] : offsets[index + 1]] for name, (values, offsets) in self._columns.items()}
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of many texts: `table` has `input_ids` and `token_type_ids`, lists of int32."""
+    """Token ids of many examples: `table` has lists of int32: `input_ids`, and `token_type_ids`, `labels` or `source_ids`.
+
+    `owner` is the index of the record that each example belongs to, where records have several.
+    """
 
     table: pa.Table
     truncated: int
+    owner: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     def lengths(self) -> list[int]:
-        """Tokens of each text."""
+        """Tokens of each example, its source's too."""
         import pyarrow.compute as pc
 
-        return pc.list_value_length(self.table["input_ids"]).to_pylist()
+        sizes = pc.list_value_length(self.table["input_ids"])
+        if "source_ids" in self.table.column_names:
+            sizes = pc.add(sizes, pc.list_value_length(self.table["source_ids"]))
+        return sizes.to_pylist()
 
     def share_of(self, token: int) -> float:
         """Share of all tokens that are this one."""
@@ -48,9 +78,52 @@ class Tokens:
         flat = pc.list_flatten(self.table["input_ids"])
         return float(pc.mean(pc.equal(flat, token)).as_py())
 
-    def examples(self) -> list[dict[str, Any]]:
-        """Each text's `input_ids` and `token_type_ids` as lists."""
-        return self.table.to_pylist()
+    def examples(self) -> Examples:
+        """Each example's columns."""
+        import numpy as np
+
+        found = {}
+        for name in self.table.column_names:
+            lists = self.table[name].combine_chunks()
+            offsets = lists.offsets.to_numpy().astype(np.int64)
+            found[name] = (lists.values.to_numpy(zero_copy_only=False), offsets)
+        return Examples(found)
+
+    def records(self) -> int:
+        """How many records the examples belong to."""
+        return len(self) if self.owner is None else int(self.owner.max()) + 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A part in tokens. `rejected`: record index -> why it cannot be laid out; `counts`: what the label X-ray needs to know."""
+
+    tokens: Tokens
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def assemble_tokens(examples: Iterable[Mapping[str, Sequence[int]]], *, truncated: int = 0, owner: Sequence[int] | None = None) -> Tokens:
+    """Examples that a task has laid out itself, as `Tokens`.
+
+    `owner` gives each example's record; records that own none are taken to be left out, and the others
+    are numbered anew.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {}
+    for example in examples:
+        for name, values in example.items():
+            columns.setdefault(name, []).append(np.asarray(values, dtype=np.int32))
+    if not columns:
+        empty = pa.array([], pa.large_list(pa.int32()))
+        return Tokens(pa.table({"input_ids": empty, "labels": empty}), truncated, np.zeros(0, dtype=np.int64))
+    table = {}
+    for name, parts in columns.items():
+        offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
+        table[name] = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(parts), pa.int32()))
+    return Tokens(pa.table(table), truncated, None if owner is None else np.unique(owner, return_inverse=True)[1])
 
 
 def tokenize(
@@ -58,10 +131,11 @@ def tokenize(
     pairs: Sequence[str | None] | None,
     tokenizer: Tokenizer,
     *,
-    max_length: int,
+    max_length: int | None,
     cache: Path | None = None,
+    special: bool = True,
 ) -> Tokens:
-    """Encode texts, special tokens included, each cut to `max_length` tokens.
+    """Encode texts, special tokens included where `special`, each cut to `max_length` tokens where one is given.
 
     Reads and writes `cache`/<key>.arrow where a folder is given. Raises DataError for a text that
     has no tokens at all.
@@ -69,10 +143,13 @@ def tokenize(
     import pyarrow as pa
 
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    if max_length is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(max_length)
     path = None
     if cache is not None:
-        path = cache / f"{_key(texts, pairs, tokenizer)}.arrow"
+        path = cache / f"{_key(texts, pairs, tokenizer, special)}.arrow"
         found = _load(path)
         if found is not None:
             return found
@@ -83,7 +160,7 @@ def tokenize(
         chunk: list[Any] = list(texts[start : start + CHUNK])
         if pairs is not None:
             chunk = [(a, b) if b is not None else a for a, b in zip(chunk, pairs[start : start + CHUNK], strict=True)]
-        encodings = tokenizer.encode_batch_fast(chunk)
+        encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=special)
         for offset, encoding in enumerate(encodings):
             if not encoding.ids:
                 raise DataError(f"text {start + offset} gives no tokens: {texts[start + offset][:60]!r}")
@@ -103,8 +180,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LUTHIER_CACHE", "~/.cache/luthier")).expanduser() / "tokens"
 
 
-def _key(texts: Sequence[str], pairs: Sequence[str | None] | None, tokenizer: Tokenizer) -> str:
-    digest = hashlib.sha256(tokenizer.to_str().encode())
+def _key(texts: Sequence[str], pairs: Sequence[str | None] | None, tokenizer: Tokenizer, special: bool) -> str:
+    digest = hashlib.sha256(f"{special}\n{tokenizer.to_str()}".encode())
     for index, text in enumerate(texts):
         pair = pairs[index] if pairs is not None else None
         for part in (text, "" if pair is None else "\x1e" + pair):

@@ -23,8 +23,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from luthier.errors import ModelError
-from luthier.models.batch import Group, Segments
-from luthier.models.dropout import random_lanes, survivor_scale, survivors
+from luthier.models.batch import Bridge, Crossing, Group, Segments
+from luthier.models.dropout import drop, random_lanes, survivor_scale, survivors
 
 NAME = "ragged"
 DENSE_LENGTH = 1024
@@ -51,7 +51,8 @@ def ragged_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    segments: Segments | None = None,
+    segments: Segments | Bridge | None = None,
+    position_bias: Tensor | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
@@ -61,9 +62,12 @@ def ragged_attention(
 ) -> tuple[Tensor, None]:
     """Attention within each segment; (1, heads, tokens, width) in, (1, tokens, heads, width) out.
 
+    With a `Bridge`, queries look at the segments of another run. `position_bias` is a table by
+    distance, (1, heads, 1, 2 * reach + 1), as `bias_by_distance` makes it: no tokens x tokens matrix.
+
     Raises ModelError when the model's forward did not hand the segments on.
     """
-    if segments is None or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+    if segments is None or query.shape[0] != 1 or (isinstance(segments, Segments) and query.shape[2] != key.shape[2]):
         raise ModelError(
             f"{type(module).__name__} did not hand the segments of a ragged batch to its attention",
             remedy="set training.attention: padded",
@@ -76,6 +80,10 @@ def ragged_attention(
         softcap=softcap,
     )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if isinstance(segments, Bridge):
+        return torch.cat([_across(q, k, v, crossing, rule) for crossing in segments.crossings])[None], None
+    if position_bias is not None:
+        return torch.cat([_biased(q, k, v, group, rule, position_bias) for group in segments.groups])[None], None
     parts: list[Tensor] = []
     dense = [g for g in segments.groups if q.device.type == "cpu" and g.length <= DENSE_LENGTH]
     if dense:
@@ -262,3 +270,82 @@ def _by_sdpa(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) -> Tenso
         out = F.dropout(torch.softmax(scores, -1), rule.dropout) @ rows[2]
     flat = out.transpose(1, 2).reshape(group.rows * group.length, q.shape[1], v.shape[-1])
     return flat if group.valid is None else flat[group.valid]
+
+
+def _rows_of(x: Tensor, places: Tensor) -> Tensor:
+    """(tokens, heads, width) at (rows, length) places, as (rows, heads, length, width)."""
+    return x.index_select(0, places.flatten()).view(*places.shape, *x.shape[1:]).transpose(1, 2)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None, allowed: Tensor | None, rule: Rule) -> Tensor:
+    """Attention written out, for (rows, heads, length, width); `bias` is added to the scores."""
+    if k.shape[1] != q.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = (q * rule.scale) @ k.transpose(2, 3)
+    if bias is not None:
+        scores = scores + bias
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min / 2)
+    return drop(torch.softmax(scores, -1), rule.dropout) @ v
+
+
+def _queries(x: Tensor, group: Group) -> Tensor:
+    """The group's queries, (rows, heads, length, width); `index_select`, since its backward is fast."""
+    if group.places is None:
+        return _gather(x, group).transpose(1, 2)
+    return _rows_of(x, group.places)
+
+
+def _flatten(out: Tensor, group: Group) -> Tensor:
+    """(rows, heads, length, width) back to the group's (tokens, heads, width)."""
+    flat = out.transpose(1, 2).reshape(group.rows * group.length, out.shape[1], out.shape[3])
+    return flat if group.valid is None else flat.index_select(0, group.valid)
+
+
+def _across(q: Tensor, k: Tensor, v: Tensor, crossing: Crossing, rule: Rule) -> Tensor:
+    """Queries of one run, each segment on its source in another."""
+    keys, values = (_rows_of(x, crossing.places) for x in (k, v))
+    out = _plain(_queries(q, crossing.group), keys, values, bias=None, allowed=crossing.real[:, None, None], rule=rule)
+    return _flatten(out, crossing.group)
+
+
+def _biased(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule, table: Tensor) -> Tensor:
+    """One group with a bias by relative position (Raffel et al. 2020, sec. 2.1), cut from the table."""
+    reach = (table.shape[-1] - 1) // 2
+    place = torch.arange(group.length, device=q.device)
+    distance = (place - place[:, None]).clamp(-reach, reach) + reach
+    bias = table[0, :, 0].index_select(1, distance.flatten()).view(-1, group.length, group.length)
+    queries, keys, values = (_queries(x, group) for x in (q, k, v))
+    return _flatten(_plain(queries, keys, values, bias=bias, allowed=_group_allowed(group, rule, q.device), rule=rule), group)
+
+
+def bias_by_distance(module: nn.Module) -> Tensor:
+    """The relative position bias of a T5-like attention for every distance it tells apart, (1, heads, 1, 2 * reach + 1)."""
+    reach = int(module.relative_attention_max_distance)  # type: ignore[arg-type]
+    buckets = module._relative_position_bucket(  # type: ignore[operator]
+        torch.arange(-reach, reach + 1),
+        bidirectional=not module.is_decoder,
+        num_buckets=module.relative_attention_num_buckets,
+        max_distance=reach,
+    )
+    return module.relative_attention_bias(buckets.to(module.relative_attention_bias.weight.device)).T[None, :, None]  # type: ignore[operator, union-attr]
+
+
+def route(module: nn.Module, _: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """A forward pre-hook for attention that may look across, or adds a position bias.
+
+    It acts only on calls that carry segments: cross-attention gets the bridge, and the bias is given by
+    distance before the module would lay it out for the whole run.
+    """
+    if kwargs.get("segments") is None:
+        return None
+    kwargs = dict(kwargs)
+    across = kwargs.get("key_value_states") is not None or kwargs.get("encoder_hidden_states") is not None
+    if across:
+        kwargs["segments"] = kwargs.get("bridge")
+    if hasattr(module, "has_relative_attention_bias") and kwargs.get("position_bias") is None:
+        if module.has_relative_attention_bias:
+            kwargs["position_bias"] = bias_by_distance(module)
+        else:
+            kwargs["position_bias"] = next(module.parameters()).new_zeros(1, 1, 1, 1)
+    return (_, kwargs)

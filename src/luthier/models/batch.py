@@ -12,8 +12,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from luthier.data.tokens import UNGRADED as UNGRADED
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,36 @@ class Segments:
 
 
 @dataclass(frozen=True)
+class Crossing:
+    """One group of queries and the keys they look at: `places` and `real` are (rows, longest source)."""
+
+    group: Group
+    places: Tensor
+    real: Tensor
+
+    def to(self, device: torch.device) -> Crossing:
+        return Crossing(self.group.to(device), self.places.to(device), self.real.to(device))
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """What cross-attention needs in place of `Segments`: each target's group, with its sources in the other run."""
+
+    crossings: tuple[Crossing, ...]
+
+    def to(self, device: torch.device) -> Bridge:
+        return Bridge(tuple(c.to(device) for c in self.crossings))
+
+
+@dataclass(frozen=True)
 class Batch:
     """One forward pass.
 
     `input_ids`, `positions` and, where the model has them, `token_types` are flat (tokens,) int64
     tensors; `targets` is whatever the task puts there, one row a segment, in segment order;
-    `rows` gives, in segment order, the index of each example in its data part.
+    `rows` gives, in segment order, the index of each example in its data part. `labels` (tokens,)
+    holds for each place the token graded there, UNGRADED where none is. For an encoder-decoder the
+    batch is the decoder's run, `source` the encoder's, and `bridge` leads from one to the other.
     """
 
     input_ids: Tensor
@@ -80,10 +107,14 @@ class Batch:
     segments: Segments
     rows: tuple[int, ...]
     targets: dict[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    source: Batch | None = None
+    bridge: Bridge | None = None
 
     @property
     def tokens(self) -> int:
-        return int(self.input_ids.numel())
+        """Tokens computed, the source's too."""
+        return int(self.input_ids.numel()) + (self.source.tokens if self.source else 0)
 
     def to(self, device: torch.device) -> Batch:
         if self.input_ids.device == device:
@@ -95,6 +126,9 @@ class Batch:
             token_types=None if self.token_types is None else self.token_types.to(device),
             segments=self.segments.to(device),
             targets={name: value.to(device) for name, value in self.targets.items()},
+            labels=None if self.labels is None else self.labels.to(device),
+            source=None if self.source is None else self.source.to(device),
+            bridge=None if self.bridge is None else self.bridge.to(device),
         )
 
 
@@ -115,31 +149,81 @@ PADDING_COST_TOKENS = 256
 """How many wasted tokens weigh as much as one more attention call (measured on two CPU cores)."""
 
 
-def collate(examples: Sequence[dict[str, Any]], rows: Sequence[int] | None = None, *, types: bool = False) -> Batch:
-    """Lay examples end to end, shortest first.
+def collate(examples: Sequence[Mapping[str, Any]], rows: Sequence[int] | None = None, *, types: bool = False) -> Batch:
+    """Lay examples end to end, shortest first (of equal ones, that with the shorter source).
 
-    `examples` hold `input_ids` (list of int), optionally `token_type_ids`; `rows` are their
-    indices, 0.. when None. With `types` the batch carries token types (zeros where an example has
-    none). Raises ValueError on an empty list or an empty example.
+    `examples` hold `input_ids` (ints), optionally `token_type_ids`, `labels` of the same length, and
+    `source_ids`, what an encoder reads; `rows` are their indices, 0.. when None. With `types` the
+    batch carries token types (zeros where an example has none). Raises ValueError on an empty list or
+    an empty example.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
     rows = range(len(examples)) if rows is None else rows
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
-    lengths = [len(examples[i]["input_ids"]) for i in order]
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i]["input_ids"]), len(examples[i].get("source_ids", ()))))
+    chosen = [examples[i] for i in order]
+    lengths = [len(e["input_ids"]) for e in chosen]
     if lengths[0] == 0:
         raise ValueError(f"example {rows[order[0]]} has no tokens")
-    flat = [token for i in order for token in examples[i]["input_ids"]]
     token_types = None
     if types:
-        token_types = torch.tensor([t for i in order for t in examples[i].get("token_type_ids") or [0] * len(examples[i]["input_ids"])])
+        token_types = _flat([e["token_type_ids"] if e.get("token_type_ids") is not None else [0] * len(e["input_ids"]) for e in chosen])
+    segments = segments_of(lengths)
+    source, bridge = None, None
+    if "source_ids" in chosen[0]:
+        source = collate([{"input_ids": e["source_ids"]} for e in chosen])
+        bridge = bridge_of(segments, source)
     return Batch(
-        input_ids=torch.tensor(flat),
+        input_ids=_flat([e["input_ids"] for e in chosen]),
         positions=torch.cat([torch.arange(n) for n in lengths]),
         token_types=token_types,
-        segments=segments_of(lengths),
+        segments=segments,
         rows=tuple(rows[i] for i in order),
+        labels=_flat([e["labels"] for e in chosen]) if "labels" in chosen[0] else None,
+        source=source,
+        bridge=bridge,
     )
+
+
+def size_of(example: Mapping[str, Any]) -> int:
+    """Tokens an example costs to compute."""
+    return len(example["input_ids"]) + len(example.get("source_ids", ()))
+
+
+def _flat(parts: Sequence[Any]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.asarray(p, dtype=np.int64) for p in parts]))
+
+
+def bridge_of(targets: Segments, source: Batch) -> Bridge:
+    """Lead each target to its source; `source.rows` says which target a source belongs to.
+
+    Consecutive targets cross together as long as padding, to the longest of them and of their sources,
+    does not double the scores (a few more are cheaper than another call).
+    """
+    place = torch.empty(targets.count, dtype=torch.int64)
+    place[torch.tensor(source.rows)] = torch.arange(targets.count)
+    starts, lengths = source.segments.starts[place], source.segments.lengths[place]
+    sizes, reads = targets.lengths.tolist(), lengths.tolist()
+    crossings, first = [], 0
+    while first < targets.count:
+        last = _crossing_end(sizes, reads, first)
+        columns = torch.arange(int(lengths[first:last].max()))
+        real = columns < lengths[first:last, None]
+        begin = starts[first:last, None]
+        group = _group(targets.starts[first:last], targets.lengths[first:last])
+        crossings.append(Crossing(group, torch.where(real, begin + columns, begin), real))
+        first = last
+    return Bridge(tuple(crossings))
+
+
+def _crossing_end(targets: Sequence[int], sources: Sequence[int], first: int) -> int:
+    """How far a crossing may grow; targets never get shorter."""
+    longest = scores = 0
+    for last in range(first, len(targets)):
+        longest, scores = max(longest, sources[last]), scores + targets[last] * sources[last]
+        if last > first and (last + 1 - first) * targets[last] * longest > 2 * scores + PADDING_COST_TOKENS * 64:
+            return last
+    return len(targets)
 
 
 def segments_of(lengths: Sequence[int]) -> Segments:

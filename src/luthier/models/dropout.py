@@ -39,14 +39,21 @@ def survivor_scale(probability: float) -> float:
     return LEVELS / (LEVELS - threshold(probability))
 
 
+def drop(x: Tensor, probability: float) -> Tensor:
+    """Zero each element with the probability and scale the rest."""
+    if not probability:
+        return x
+    lanes = random_lanes(tuple(x.shape), device=x.device)
+    return x * survivors(lanes, probability, dtype=x.dtype).mul_(survivor_scale(probability))
+
+
 class LaneDropout(nn.Dropout):
     """`nn.Dropout` with the same expectation, drawn four elements to a random number."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        lanes = random_lanes(tuple(input.shape), device=input.device)
-        return input * survivors(lanes, self.p, dtype=input.dtype).mul_(survivor_scale(self.p))
+        return drop(input, self.p)
 
 
 def install(model: nn.Module) -> int:

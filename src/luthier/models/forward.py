@@ -31,6 +31,7 @@ class Layout:
 
     kind: Literal["ragged", "padded"]
     pooling: Pooling
+    positions: bool = True
     position_start: int = 0
     token_types: bool = False
     pad_id: int = 0
@@ -48,13 +49,16 @@ def pool(hidden: Tensor, segments: Segments, pooling: Pooling) -> Tensor:
 
 
 def prepare(model: PreTrainedModel | PooledModel) -> None:
-    """Teach the trunk to answer with pooled hidden states when a batch asks for them.
+    """Teach the trunk to answer with pooled hidden states, or those at some places, when a batch asks for them.
 
-    The hook reads `pooling` and `segments` from the call itself, so it holds no state, and without
-    them the model is untouched.
+    The hooks read `pooling`, `places` and `segments` from the call itself, so they hold no state, and
+    without them the model is untouched.
     """
 
     def select(trunk: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        if kwargs.get("places") is not None:
+            output.last_hidden_state = output.last_hidden_state[0].index_select(0, kwargs["places"])[None]
+            return output
         if kwargs.get("pooling") is None:
             return output
         output.last_hidden_state = pool(output.last_hidden_state[0], kwargs["segments"], kwargs["pooling"])[:, None]
@@ -64,6 +68,11 @@ def prepare(model: PreTrainedModel | PooledModel) -> None:
 
     attention.register()
     trunk_of(model).register_forward_hook(select, with_kwargs=True)
+    for module in model.modules():
+        accepted = inspect.signature(module.forward).parameters
+        crosses = "key_value_states" in accepted or "encoder_hidden_states" in accepted
+        if (crosses and type(module).__name__.endswith("Attention")) or hasattr(module, "has_relative_attention_bias"):
+            module.register_forward_pre_hook(attention.route, with_kwargs=True)
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
@@ -72,12 +81,42 @@ def trunk_of(model: nn.Module) -> nn.Module:
 
 
 def hidden_states(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
-    """Last hidden states of every token, (tokens, width), whatever the layout."""
+    """Last hidden states of every token, (tokens, width), whatever the layout; the decoder's, where there are two."""
+    if batch.source is not None:
+        return _decoder_states(model, batch, layout)
     trunk = trunk_of(model)
     if layout.kind == "ragged":
         return trunk(**_ragged_inputs(batch, layout)).last_hidden_state[0]
     inputs = _padded_inputs(batch, layout)
     return trunk(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+
+
+def _decoder_states(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
+    """Hidden states of an encoder-decoder's targets, (tokens, width)."""
+    assert batch.source is not None, "an encoder-decoder batch has a source"
+    encoder, decoder = model.get_encoder(), model.get_decoder()  # type: ignore[operator]
+    if layout.kind == "ragged":
+        read = encoder(**_ragged_inputs(batch.source, layout)).last_hidden_state
+        inputs = _ragged_inputs(batch, layout) | {"encoder_hidden_states": read, "bridge": batch.bridge}
+        return decoder(**inputs).last_hidden_state[0]
+    source = _padded_inputs(batch.source, layout)
+    read = encoder(**source).last_hidden_state
+    place = torch.empty(len(batch.rows), dtype=torch.int64)
+    place[torch.tensor(batch.source.rows)] = torch.arange(len(batch.rows))
+    place = place.to(read.device)
+    inputs = _padded_inputs(batch, layout)
+    states = decoder(
+        **inputs, encoder_hidden_states=read[place], encoder_attention_mask=source["attention_mask"][place], use_cache=False
+    ).last_hidden_state
+    return states[inputs["attention_mask"].bool()]
+
+
+def masked_logits(model: nn.Module, batch: Batch, layout: Layout, places: Tensor) -> Tensor:
+    """The token logits of an encoder's own head at some places of the flat run, (places, vocabulary)."""
+    if layout.kind == "padded":
+        inputs = _padded_inputs(batch, layout)
+        return model(**inputs).logits[inputs["attention_mask"].bool()][places]
+    return model(**_ragged_inputs(batch, layout), places=places).logits[0]
 
 
 def pooled_logits(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
@@ -92,26 +131,35 @@ def pooled_logits(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
     return model(**inputs).logits
 
 
-def choose_layout(model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int) -> Layout:
+def choose_layout(
+    model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int, kind: str = "classes"
+) -> Layout:
     """Find how this model takes batches, by trial where `wanted` allows ragged ones.
 
-    The trial runs in eval mode on a few random tokens; its outcome is exact to rounding.
+    `kind` is that of its head. The trial runs in eval mode on a few random tokens; its outcome is exact
+    to rounding.
     """
     trunk = trunk_of(model)
     pooling = pooling_of(model)
-    accepted = inspect.signature(trunk.forward).parameters
+    reader = model.get_encoder() if kind == "pairs" else trunk  # type: ignore[operator]
+    accepted = inspect.signature(reader.forward).parameters
     types = "token_type_ids" in accepted and getattr(trunk.config, "type_vocab_size", 1) > 1
     padded = Layout("padded", pooling, token_types=types, pad_id=pad_id)
     if wanted == "padded":
         return Layout(**{**vars(padded), "reason": "training.attention is padded"})
-    reason = "its forward takes no position_ids"
+    starts: dict[int | None, None] = {}
     if "position_ids" in accepted:
         starts = dict.fromkeys([0, (getattr(trunk.config, "pad_token_id", None) or 0) + 1])
-        for start in starts:
-            layout = Layout("ragged", pooling, position_start=start, token_types=types, pad_id=pad_id)
-            reason = _trial(model, layout, padded)
-            if not reason:
-                return layout
+    elif any(hasattr(m, "has_relative_attention_bias") for m in model.modules()):
+        starts = {None: None}
+    reason = "its forward takes no position_ids"
+    for start in starts:
+        layout = Layout(
+            "ragged", pooling, positions=start is not None, position_start=start or 0, token_types=types, pad_id=pad_id
+        )  # fmt: skip
+        reason = _trial(model, layout, padded, kind)
+        if not reason:
+            return layout
     if wanted == "ragged":
         from luthier.errors import ModelError
 
@@ -146,56 +194,71 @@ def pooling_of(model: nn.Module) -> Pooling:
 
 
 @torch.no_grad()
-def _trial(model: PreTrainedModel | PooledModel, layout: Layout, padded: Layout) -> str:
+def _trial(model: PreTrainedModel | PooledModel, layout: Layout, padded: Layout, kind: str) -> str:
     """Empty when ragged agrees with each segment alone, else why it does not."""
     trunk = trunk_of(model)
-    draw = torch.Generator().manual_seed(0)
-    vocabulary = trunk.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
-    low = min(vocabulary - 1, layout.pad_id + 1 if layout.pad_id < vocabulary // 2 else 0)
-    high = vocabulary if layout.pad_id < vocabulary // 2 else layout.pad_id
-    config = trunk.config.get_text_config()  # type: ignore[union-attr, operator]
-    windows = [w for name in ("sliding_window", "attention_chunk_size") if isinstance(w := getattr(config, name, None), int)]
-    past = [w + 3 for w in windows if w + 3 <= min(LONGEST_TRIAL, getattr(config, "max_position_embeddings", LONGEST_TRIAL))]
-    if len(past) < len(windows) and getattr(config, "attention_chunk_size", None):
-        return "its attention is chunked, and too long a chunk to try"
-    sizes = sorted([5, 7, 7, *past])
-    examples = [{"input_ids": torch.randint(low, max(low + 1, high), (n,), generator=draw).tolist()} for n in sizes]
+    examples = _trial_examples(trunk.config.get_text_config(), layout.pad_id, pairs=kind == "pairs")  # type: ignore[union-attr, operator]
+    if isinstance(examples, str):
+        return examples
+
+    def answers(batch: Batch, how: Layout) -> list[Tensor]:
+        if isinstance(model, PooledModel) or kind in ("causal", "pairs"):
+            return []
+        if kind == "masked":
+            return [masked_logits(model, batch, how, torch.arange(0, batch.input_ids.numel(), 2, device=batch.input_ids.device))]
+        return [pooled_logits(model, batch, how)]
+
     training, device = trunk.training, next(trunk.parameters()).device
     model.eval()
     try:
         set_attention(model, None)
         alone = torch.cat([hidden_states(model, collate([e], types=padded.token_types).to(device), padded) for e in examples])
-        set_attention(model, attention.NAME)
         batch = collate(examples, types=layout.token_types).to(device)
-        together = hidden_states(model, batch, layout)
-        heads = [] if isinstance(model, PooledModel) else [pooled_logits(model, batch, layout)]
-        set_attention(model, None)
-        heads += [] if isinstance(model, PooledModel) else [pooled_logits(model, batch, padded)]
+        expected = answers(batch, padded)
         set_attention(model, attention.NAME)
+        together = hidden_states(model, batch, layout)
+        heads = list(zip(answers(batch, layout), expected, strict=True))
     except Exception as error:  # any architecture may fail in its own way: then it is padded
         return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
     finally:
         model.train(training)
     bound = 1e-4 if alone.dtype == torch.float32 else 5e-2
-    if (difference := _difference(together, alone)) > bound:
-        return f"segments run together differ from segments alone by {difference:.1e}"
-    if heads and (difference := _difference(*heads)) > bound:
-        return f"its head answers otherwise on pooled positions, by {difference:.1e}"
+    if (distance := difference(together, alone)) > bound:
+        return f"segments run together differ from segments alone by {distance:.1e}"
+    if heads and (distance := difference(*heads[0])) > bound:
+        return f"its head answers otherwise on selected positions, by {distance:.1e}"
     return ""
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
+def _trial_examples(config: Any, pad_id: int, *, pairs: bool) -> list[dict[str, list[int]]] | str:
+    """A few random examples by length, one of them longer than each of the model's windows; or why there can be none."""
+    draw = torch.Generator().manual_seed(0)
+    vocabulary = config.vocab_size
+    low = min(vocabulary - 1, pad_id + 1 if pad_id < vocabulary // 2 else 0)
+    high = vocabulary if pad_id < vocabulary // 2 else pad_id
+    windows = [w for name in ("sliding_window", "attention_chunk_size") if isinstance(w := getattr(config, name, None), int)]
+    past = [w + 3 for w in windows if w + 3 <= min(LONGEST_TRIAL, getattr(config, "max_position_embeddings", LONGEST_TRIAL))]
+    if len(past) < len(windows) and getattr(config, "attention_chunk_size", None):
+        return "its attention is chunked, and too long a chunk to try"
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(low, max(low + 1, high), (length,), generator=draw).tolist()
+
+    sizes = sorted([5, 7, 7, *past])
+    if not pairs:
+        return [{"input_ids": ids(n)} for n in sizes]
+    return [{"input_ids": ids(n), "source_ids": ids(m)} for n, m in zip(sizes, [9, 4, 6, *past], strict=True)]
+
+
+def difference(a: Tensor, b: Tensor) -> float:
     """Largest difference, relative to the largest value."""
     return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp_min(1e-12))
 
 
 def _ragged_inputs(batch: Batch, layout: Layout) -> dict[str, Any]:
-    inputs: dict[str, Any] = {
-        "input_ids": batch.input_ids[None],
-        "position_ids": (batch.positions + layout.position_start)[None],
-        "segments": batch.segments,
-        "use_cache": False,
-    }
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids[None], "segments": batch.segments, "use_cache": False}
+    if layout.positions:
+        inputs["position_ids"] = (batch.positions + layout.position_start)[None]
     if layout.token_types and batch.token_types is not None:
         inputs["token_type_ids"] = batch.token_types[None]
     return inputs

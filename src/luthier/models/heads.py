@@ -8,6 +8,7 @@ Enters: a trunk (AutoModel) and a head from pooled hidden states to outputs. Lea
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,19 @@ from transformers import PreTrainedModel
 
 from luthier.errors import ModelError
 from luthier.registry import load_callable
+
+Kind = Literal["classes", "causal", "masked", "pairs"]
+"""`classes` (values for a whole text), or tokens: `causal`, `masked`, or `pairs` (an encoder-decoder)."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands on the trunk; outputs, labels and problem type are for `classes`."""
+
+    kind: Kind
+    outputs: int = 0
+    labels: tuple[str, ...] = ()
+    problem_type: str | None = None
 
 
 class PooledModel(nn.Module):

