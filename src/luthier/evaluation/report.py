@@ -24,9 +24,14 @@ HEADLINES = {
     "single_label": ("accuracy", "f1_macro", "precision_macro", "recall_macro", "ece"),
     "multi_label": ("f1_micro", "f1_macro", "precision_micro", "recall_micro", "accuracy"),
     "regression": ("pearson", "spearman", "rmse", "mae", "r2"),
+    "causal": ("perplexity", "bits_per_byte", "loss", "token_accuracy"),
+    "masked": ("perplexity", "loss", "token_accuracy"),
+    "text2text": ("chrf", "bleu", "rouge_l", "exact_match", "perplexity"),
+    "chat": ("perplexity", "token_accuracy", "chrf", "rouge_l", "loss"),
 }
 MOST_CLASSES = 24
 MISTAKES = 12
+SAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Story:
     log: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     values: list[tuple[str, Any, str]]
+    samples: list[dict[str, Any]]
 
 
 def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.float64], records: Sequence[Any]) -> str:
@@ -60,15 +66,35 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "comparison": Markup(_comparison(methods, metric)),  # noqa: S704  (charts escape their labels)
         "curve": Markup(_curve(story)),  # noqa: S704
         "rates": Markup(_rates(story)),  # noqa: S704
-        "classes": _classes(task, gold, outputs),
-        "confusion": _confusion(task, gold, outputs),
-        "reliability": Markup(_reliability(task, gold, outputs)),  # noqa: S704
-        "fit": Markup(_fit(task, gold, outputs)),  # noqa: S704
-        "mistakes": _mistakes(task, gold, outputs, records),
+        **(_of_labels(task, gold, outputs, records) if task.name == "classification" else NO_LABELS),
         "labels": _labels(facts["data"]["summary"]),
         "values": story.values,
+        "probes": scores.get("probes", {}),
+        "written": scores.get("written_rows", 0),
+        "samples": story.samples[:SAMPLES],
     }
     return environment.get_template("report.html.j2").render(context)
+
+
+NO_LABELS: dict[str, Any] = {"classes": [], "confusion": None, "reliability": "", "fit": "", "mistakes": []}
+
+
+def _of_labels(task: Any, gold: NDArray[Any], outputs: NDArray[np.float64], records: Sequence[Any]) -> dict[str, Any]:
+    """What only labels and numbers have: classes, confusions, calibration, and the surest mistakes."""
+    return {
+        "classes": _classes(task, gold, outputs),
+        "confusion": _confusion(task, gold, outputs),
+        "reliability": Markup(_reliability(task, gold, outputs)),  # noqa: S704  (charts escape their labels)
+        "fit": Markup(_fit(task, gold, outputs)),  # noqa: S704
+        "mistakes": _mistakes(task, gold, outputs, records),
+    }
+
+
+def xray_page(samples: Sequence[Any], *, fault: str = "") -> str:
+    """A page that shows which text of the samples is graded, and why training is refused, if it is."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
+    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
+    return environment.get_template("xray.html.j2").render(css=css, samples=samples, fault=fault)
 
 
 def best_method(methods: dict[str, Any], metric: str) -> str:

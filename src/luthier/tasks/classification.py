@@ -11,11 +11,13 @@ import math
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.prepare import Record, excluded, need_columns
 from luthier.data.rows import Row, Rows, cell_text
 from luthier.data.split import Part
+from luthier.data.tokens import Encoded, tokenize
 from luthier.errors import DataError
 from luthier.registry import nearest
 from luthier.tasks.labels import NO, YES, Kind, cells, kind_of, label_space
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from luthier.models.batch import Batch, Loss
     from luthier.models.forward import Layout
+    from luthier.models.heads import Head
     from luthier.recipe.sections import Data
     from luthier.recipe.tasks.classification import ClassificationOptions
 
@@ -42,6 +45,11 @@ class Classification:
     """The task, with the label space that the training rows gave it."""
 
     name = "classification"
+    writes = False
+    alters = masked = False
+    baselines = ("majority", "tfidf", "frozen")
+    fewest_epochs, most_epochs = 3, 20
+    rate, rate_width = 2e-4, 384
 
     def __init__(self, options: ClassificationOptions, data: Data, *, kind: Kind, labels: Sequence[str], by_number: bool = False) -> None:
         self.options, self.data, self.kind, self.labels = options, data, kind, tuple(labels)
@@ -65,7 +73,9 @@ class Classification:
         train = rows["train"].rows
         kind = options.kind if options.kind != "auto" else kind_of(data, train)
         if kind == "regression":
-            return cls(options, data, kind=kind, labels=["score"])
+            number = cls(options, data, kind=kind, labels=["score"])
+            number._refuse_leak(train)
+            return number
         seen = Counter(v for row in train if not excluded(row, data.exclude) for v in cells(row, data))
         wanted = options.labels or (data.label if isinstance(data.label, list) else None)
         labels, by_number = label_space(wanted, seen)
@@ -83,6 +93,7 @@ class Classification:
                 remedy="is this the label column? for numbers set task.kind: regression",
             )
         task._refuse_unknown(rows)
+        task._refuse_leak(rows["train"].rows)
         return task
 
     def columns(self) -> dict[str, str]:
@@ -156,6 +167,11 @@ class Classification:
                         + "correct it, add training rows with it, or leave it out with data.exclude",
                     )
 
+    def _refuse_leak(self, rows: Sequence[Row]) -> None:
+        leak = self.leaks(rows)
+        if leak:
+            raise DataError(f"the prompt gives the label away: {leak}", where="task.prompt", remedy="take that column out of the prompt")
+
     def leaks(self, rows: Sequence[Row]) -> str | None:
         """The prompt column that gives the label away, if one does.
 
@@ -186,6 +202,12 @@ class Classification:
         A head of numbers starts at the mean; one of several labels at each label's log-odds (Lin et al.
         2017, sec. 3.3), since most labels are rare and would take a long walk down from one half.
         """
+        if self.kind != "regression" and len({str(r.target) for r in train}) < 2:
+            raise DataError(
+                "the usable training rows have one class only",
+                where="data.label",
+                remedy="a classifier needs rows of at least two classes",
+            )
         if self.kind == "regression":
             self.prior = [sum(r.target for r in train) / len(train)]
             return
@@ -207,6 +229,8 @@ class Classification:
 
     def label_counts(self, records: Sequence[Record]) -> dict[str, int]:
         """Records of each label."""
+        if self.kind == "regression":
+            return {}
         counts = Counter(i for r in records for i in ([r.target] if self.kind == "single_label" else r.target))
         return {label: counts[i] for i, label in enumerate(self.labels)}
 
@@ -216,14 +240,38 @@ class Classification:
         return len(self.labels)
 
     @property
-    def problem_type(self) -> str:
-        """Transformers' name of the kind."""
-        return PROBLEM_TYPES[self.kind]
+    def fewest_updates(self) -> int:
+        """Updates that training should have at least: more labels take more."""
+        return 100 + 25 * self.outputs
+
+    def head(self, config: Any) -> Head:
+        """A head of one value a label."""
+        from luthier.models.heads import Head
+
+        return Head("classes", self.outputs, self.labels, PROBLEM_TYPES[self.kind])
+
+    def start(self, model: nn.Module) -> None:
+        """Let a fresh head start where the labels say, so that training need not walk there."""
+        import torch
+
+        biases = [p for n, p in model.named_parameters() if n.endswith("bias") and p.shape == (self.outputs,)]
+        if self.prior is not None and biases:
+            with torch.no_grad():
+                biases[-1].copy_(torch.tensor(self.prior))
 
     @property
     def metric(self) -> str:
         """The score by which checkpoints are compared where the recipe names none."""
         return {"single_label": "accuracy", "multi_label": "f1_micro", "regression": "pearson"}[self.kind]
+
+    def inferred(self) -> list[tuple[str, Any, str]]:
+        """(recipe path, value, reason) of what the rows decided."""
+        found: list[tuple[str, Any, str]] = []
+        if self.options.kind == "auto":
+            found.append(("task.kind", self.kind, "the label column"))
+        if self.options.labels is None:
+            found.append(("task.labels", list(self.labels), "the training rows"))
+        return found
 
     def state(self) -> dict[str, Any]:
         """What a saved model needs to predict again."""
@@ -231,8 +279,25 @@ class Classification:
 
     # ── batches to losses ──────────────────────────────────────────────────────────────────────
 
-    def targets(self, records: Sequence[Record]) -> Tensor:
-        """Targets of a part, one row a record: (n,) int64, (n, labels) float, or (n,) float."""
+    def encode(
+        self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int, cache: Path | None = None, train: bool = False
+    ) -> Encoded:
+        """Each record's tokens, special ones included, cut to `max_length`."""
+        pairs = [r.pair for r in records] if self.data.text_pair else None
+        return Encoded(tokenize([r.text for r in records], pairs, tokenizer.backend_tokenizer, max_length=max_length, cache=cache))
+
+    def targets(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """What a batch carries: the targets under `labels`."""
+        return {"labels": self._table(records)}
+
+    def answer(self, layout: Layout) -> Callable[[nn.Module, Batch], Tensor]:
+        """What evaluation asks of each segment: the head's values, (segments, outputs)."""
+        from luthier.models.forward import pooled_logits
+
+        return lambda model, batch: pooled_logits(model, batch, layout)
+
+    def _table(self, records: Sequence[Record]) -> Tensor:
+        """Targets, one row a record: (n,) int64, (n, labels) float, or (n,) float."""
         import torch
 
         if self.kind == "single_label":
@@ -294,9 +359,25 @@ class Classification:
             for p in sigmoid(outputs)
         ]
 
+    def text_score_names(self) -> tuple[str, ...]:
+        """Labels are no texts."""
+        return ()
+
+    def text_scorer(self) -> None:
+        """Labels are no texts."""
+
+    def predictions(self, records: Sequence[Record], outputs: NDArray[np.float64]) -> list[dict[str, Any]]:
+        """For each record its target by name, and what the model said."""
+        return [{"target": self._named(r.target), **said} for r, said in zip(records, self.decode(outputs), strict=True)]
+
+    def _named(self, target: Any) -> Any:
+        if self.kind == "regression":
+            return target
+        return self.labels[target] if self.kind == "single_label" else [self.labels[i] for i in target]
+
     def gold(self, records: Sequence[Record]) -> NDArray[Any]:
         """Targets as the array that `scores` takes."""
-        return self.targets(records).numpy()
+        return self._table(records).numpy()
 
     def scores(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> dict[str, float]:
         """Every score of the kind."""

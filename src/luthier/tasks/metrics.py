@@ -111,4 +111,4 @@ def _correlation(a: Array, b: Array) -> float:
     return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
 
 
-LOWER_IS_BETTER = frozenset({"loss", "ece", "rmse", "mae"})
+LOWER_IS_BETTER = frozenset({"loss", "ece", "rmse", "mae", "perplexity", "pseudo_perplexity", "bits_per_byte"})

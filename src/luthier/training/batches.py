@@ -8,13 +8,13 @@ two numbers, so resuming is exact.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from luthier.models.batch import Batch, collate, within_budget
+from luthier.models.batch import Batch, collate, size_of, within_budget
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class UpdateStream:
     """Iterates updates forever, epoch after epoch.
 
     `size` examples make an update. Its examples are laid into as few forward passes as `max_tokens`
-    allows, by length; with sums-and-weights losses the cut does not change the gradient.
+    allows, by length; with sums-and-weights losses the cut does not change the gradient. `alter` makes
+    of an example what this epoch shows of it (masking); its draws depend on (seed, epoch, row) alone.
     """
 
     def __init__(
         self,
-        examples: Sequence[dict[str, Any]],
+        examples: Sequence[Mapping[str, Any]],
         targets: dict[str, Tensor],
         *,
         size: int,
@@ -43,8 +44,9 @@ class UpdateStream:
         seed: int,
         types: bool = False,
         padded: bool = False,
+        alter: Callable[[Mapping[str, Any], random.Random], Mapping[str, Any]] | None = None,
     ) -> None:
-        self._examples, self._targets = examples, targets
+        self._examples, self._targets, self._alter = examples, targets, alter
         self._size, self._max_tokens, self._seed, self._types, self._padded = size, max_tokens, seed, types, padded
         self.epoch, self.position = 0, 0
 
@@ -69,12 +71,16 @@ class UpdateStream:
                 epoch, ends = self.epoch, self.position >= len(order)
                 if ends:
                     self.epoch, self.position = self.epoch + 1, 0
-                yield Update(tuple(self._batches(rows)), epoch, ends)
+                yield Update(tuple(self._batches(rows, epoch)), epoch, ends)
                 if ends:
                     break
 
-    def _batches(self, rows: list[int]) -> Iterator[Batch]:
-        for part in within_budget(rows, [len(self._examples[r]["input_ids"]) for r in rows], self._max_tokens, padded=self._padded):
-            batch = collate([self._examples[r] for r in part], part, types=self._types)
+    def _batches(self, rows: list[int], epoch: int) -> Iterator[Batch]:
+        for part in within_budget(rows, [size_of(self._examples[r]) for r in rows], self._max_tokens, padded=self._padded):
+            batch = collate([self._example(r, epoch) for r in part], part, types=self._types)
             chosen = list(batch.rows)
             yield replace(batch, targets={name: values[chosen] for name, values in self._targets.items()})
+
+    def _example(self, row: int, epoch: int) -> Mapping[str, Any]:
+        example = self._examples[row]
+        return example if self._alter is None else self._alter(example, random.Random(f"{self._seed}/{epoch}/{row}"))

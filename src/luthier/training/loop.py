@@ -75,6 +75,7 @@ def train(
             total += float(result.sum.detach())
             weight += result.weight
             parts.update(result.parts)
+        weight = weight or 1.0  # nothing was graded: the gradient is zero
         norm = optimizer.gradient_norm(weight)
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise _not_finite(number + 1, total, optimizer)

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from luthier.data.prepare import quarantine
 from luthier.data.split import Part
-from luthier.data.tokens import Tokens, cache_folder, tokenize
+from luthier.data.tokens import Tokens, cache_folder
 from luthier.errors import Fault, ModelError, RecipeError
 from luthier.models import host as machine
 from luthier.models import load as loading
 from luthier.models.host import Host
 from luthier.models.load import Loaded
+from luthier.models.scratch import create
 from luthier.models.source import Source, resolve
 from luthier.recipe import Resolved
 from luthier.registry import nearest
+from luthier.workflow import xray
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
 from luthier.workflow.plan import Plan, infer_from_data, plan
@@ -35,7 +38,7 @@ class Job:
     resolved: Resolved
     data: Dataset
     host: Host
-    source: Source
+    source: Source | None
     loaded: Loaded
     tokens: dict[Part, Tokens]
     plan: Plan
@@ -50,7 +53,7 @@ class Job:
         model = self.loaded.model
         return {
             "task": f"{self.task.name}/{self.task.kind}",
-            "model": self.source.name,
+            "model": self.source.name if self.source else "from scratch",
             "parameters": sum(p.numel() for p in model.parameters()),
             "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "layout": {"kind": self.loaded.layout.kind, "reason": self.loaded.layout.reason, "pooling": self.loaded.layout.pooling},
@@ -67,27 +70,32 @@ class Job:
 def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     """Read data, load the model, tokenise, and decide every `auto`."""
     recipe = resolved.recipe
-    source = resolve(recipe.model, folder=resolved.folder)
+    source = resolve(recipe.model, folder=resolved.folder) if recipe.model.from_scratch is None else None
     listener(Stage("data", ", ".join(recipe.data.train)))
     data = dataset(resolved)
     infer_from_data(resolved, data)
     host = machine.set_up(device=recipe.training.device, threads=recipe.training.threads, precision=recipe.training.precision)
-    listener(Stage("model", source.name))
-    loaded = loading.load(
-        source,
-        recipe.model,
-        outputs=data.task.outputs,
-        labels=data.task.labels,
-        problem_type=data.task.problem_type,
-        attention=recipe.training.attention,
-        seed=recipe.training.seed,
-    )
-    _start_head(loaded, data.task)
+    scratch = recipe.model.from_scratch
+    listener(Stage("model", f"a new {scratch.architecture}" if scratch else source.name if source else ""))
+    if scratch is not None:
+        texts = data.texts("train")
+        loaded = create(
+            scratch, texts, head=data.task.head, attention=recipe.training.attention, seed=recipe.training.seed, cache=cache_folder()
+        )
+    else:
+        assert source is not None, "a model that is not new has a source"
+        loaded = loading.load(
+            source, recipe.model, head=data.task.head, attention=recipe.training.attention, seed=recipe.training.seed
+        )  # fmt: skip
+    if loaded.fresh_head:
+        data.task.start(loaded.model)
     listener(Stage("tokens"))
     tokens, limit = _tokens(resolved, data, loaded)
     longest = max(max(t.lengths()) for t in tokens.values())
     config = loaded.model.config.get_text_config()
-    decided = plan(resolved, data, hidden_size=config.hidden_size, longest_model=limit, longest_text=longest)
+    decided = plan(
+        resolved, data, examples=len(tokens["train"]), hidden_size=config.hidden_size, longest_model=limit, longest_text=longest
+    )  # fmt: skip
     _check_metric(data, decided.metric)
     notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length), *_unknown_note(tokens, loaded)]
     if loaded.layout.kind == "padded":
@@ -98,16 +106,22 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
 
 
 def _tokens(resolved: Resolved, data: Dataset, loaded: Loaded) -> tuple[dict[Part, Tokens], int]:
+    """Every part in token ids; rows that cannot be laid out go to quarantine."""
     wanted = resolved.recipe.model.max_length
     limit = loaded.max_length
     if wanted != "auto" and wanted > limit:
         raise ModelError(f"takes at most {limit} tokens, not {wanted}", where="model.max_length", remedy=f"set it to {limit} or auto")
     length = limit if wanted == "auto" else wanted
-    backend = loaded.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
     tokens: dict[Part, Tokens] = {}
     for part, records in data.prepared.parts.items():
-        pairs = [r.pair for r in records] if resolved.recipe.data.text_pair else None
-        tokens[part] = tokenize([r.text for r in records], pairs, backend, max_length=length, cache=cache_folder())
+        encoded = data.task.encode(
+            records, loaded.tokenizer, config=loaded.model.config, max_length=length, cache=cache_folder(), train=part == "train"
+        )
+        if part == "train":
+            found = xray.findings(data.task, encoded, loaded.tokenizer, loaded.model.config)
+            loaded.notes += xray.refuse(found, resolved.recipe.data.accept, shown=xray.samples(encoded.tokens, loaded.tokenizer))
+        quarantine(data.prepared, part, encoded.rejected, most=resolved.recipe.data.max_bad_share)
+        tokens[part] = encoded.tokens
     return tokens, limit
 
 
@@ -130,18 +144,8 @@ def _unknown_note(tokens: dict[Part, Tokens], loaded: Loaded) -> list[str]:
 def _check_metric(data: Dataset, metric: str) -> None:
     """Refuse a metric that the task does not score."""
     gold = data.task.gold(data.prepared.parts["validation"][:2])
-    names = list(data.task.scores(gold, np.zeros((len(gold), data.task.outputs))))
+    names = [*data.task.scores(gold, np.zeros((len(gold), data.task.outputs))), *data.task.text_score_names()]
     if metric not in names:
         guess = nearest(metric, names)
         remedy = f"did you mean {guess}?" if guess else f"one of: {', '.join(names)}"
         raise RecipeError([Fault(f"{data.task.kind} has no score {metric!r}", "evaluation.metric", remedy)])
-
-
-def _start_head(loaded: Loaded, task: Any) -> None:
-    """Let a fresh head start where the task says, so that training need not walk there."""
-    import torch
-
-    biases = [p for n, p in loaded.model.named_parameters() if n.endswith("bias") and p.shape == (task.outputs,)]
-    if task.prior is not None and biases and loaded.fresh_head:
-        with torch.no_grad():
-            biases[-1].copy_(torch.tensor(task.prior))

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.models.source import resolve
 from luthier.recipe import Recipe, Resolved, load_recipe
 from luthier.security.artifacts import need_space
 from luthier.workflow.dataset import dataset
 from luthier.workflow.plan import infer_from_data
+
+if TYPE_CHECKING:
+    from luthier.workflow.xray import Piece
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Checked:
     notes: list[str]
     engine: dict[str, str] = field(default_factory=dict)
     quarantined: list[Any] = field(default_factory=list)
+    samples: list[list[Piece]] = field(default_factory=list)
 
 
 def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), with_model: bool = True) -> Checked:
@@ -36,13 +40,15 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
     Raises the LuthierError that training would have met.
     """
     resolved = load_recipe(recipe, overrides=overrides)
-    source = resolve(resolved.recipe.model, folder=resolved.folder)
+    scratch = resolved.recipe.model.from_scratch
+    location = "a new one" if scratch is not None else resolve(resolved.recipe.model, folder=resolved.folder).location
     if not with_model:
         data = dataset(resolved)
         infer_from_data(resolved, data)
         need_space(Path(resolved.recipe.output.folder).expanduser(), 1 << 20, purpose="a run")
-        return Checked(resolved, data.prepared.summary, data.prepared.notes, {"model": source.location}, data.prepared.quarantined)
+        return Checked(resolved, data.prepared.summary, data.prepared.notes, {"model": location}, data.prepared.quarantined)
     from luthier.workflow.build import build
+    from luthier.workflow.xray import samples
 
     job = build(resolved)
     layout, plan, host = job.loaded.layout, job.plan, job.host
@@ -51,12 +57,25 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
     need_space(Path(resolved.recipe.output.folder).expanduser(), disk, purpose="training (checkpoints)")
     tokens = {part: sum(t.lengths()) for part, t in job.tokens.items()}
     engine = {
-        "model": f"{source.location}, {parameters:,} parameters, all trained",
-        "batches": f"ragged, pooled at the {layout.pooling} token" if layout.kind == "ragged" else f"padded ({layout.reason})",
+        "model": f"{location}, {parameters:,} parameters, all trained",
+        "batches": _batches(layout, pooled=job.task.name == "classification"),
         "training": f"{plan.total_updates} updates over {plan.epochs:g} epochs, {tokens['train']:,} tokens an epoch",
         "device": f"{host.device}, {host.threads} threads, {str(host.dtype).removeprefix('torch.')}",
         "on": ", ".join(host.on) or "nothing",
         "off": "; ".join(f"{k} ({v})" for k, v in host.off.items()) or "nothing",
         "disk": f"at most {disk / 2**20:,.0f} MiB of checkpoints",
     }
-    return Checked(resolved, job.data.prepared.summary, job.notes, engine, job.data.prepared.quarantined)
+    return Checked(
+        resolved,
+        job.data.prepared.summary,
+        job.notes,
+        engine,
+        job.data.prepared.quarantined,
+        samples(job.tokens["train"], job.loaded.tokenizer),
+    )
+
+
+def _batches(layout: Any, *, pooled: bool) -> str:
+    if layout.kind == "padded":
+        return f"padded ({layout.reason})"
+    return f"ragged, pooled at the {layout.pooling} token" if pooled else "ragged, no example looks at another"

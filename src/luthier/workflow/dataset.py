@@ -11,7 +11,6 @@ from typing import Any
 
 from luthier.data.prepare import Prepared, assemble, read_files
 from luthier.data.split import Part
-from luthier.errors import DataError
 from luthier.recipe import Resolved
 from luthier.registry import TASKS
 
@@ -37,16 +36,8 @@ def dataset(resolved: Resolved) -> Dataset:
     recipe = resolved.recipe
     rows, hashes = read_files(recipe.data, folder=resolved.folder)
     task = TASKS.load(recipe.task.type, where="task.type").plan(recipe.task, recipe.data, rows)
-    leak = task.leaks(rows["train"].rows)
-    if leak:
-        raise DataError(f"the prompt gives the label away: {leak}", where="task.prompt", remedy="take that column out of the prompt")
     prepared = assemble(rows, recipe.data, record=task.record, stratum=task.stratum, seed=recipe.training.seed)
     prepared.files = hashes
-    present = {str(r.target) for r in prepared.parts["train"]}
-    if task.kind != "regression" and len(present) < 2:
-        raise DataError(
-            "the usable training rows have one class only", where="data.label", remedy="a classifier needs rows of at least two classes"
-        )
     task.fit(prepared.parts["train"])
     _describe(task, prepared)
     return Dataset(task, prepared)
@@ -55,7 +46,7 @@ def dataset(resolved: Resolved) -> Dataset:
 def _describe(task: Any, prepared: Prepared) -> None:
     """Add label counts and text lengths to the summary, and notes on what stands out."""
     summary = prepared.summary
-    summary["labels"] = {part: task.label_counts(records) if task.kind != "regression" else {} for part, records in prepared.parts.items()}
+    summary["labels"] = {part: task.label_counts(records) for part, records in prepared.parts.items()}
     lengths = sorted(len(r.text) for r in prepared.parts["train"])
     summary["characters"] = {"median": lengths[len(lengths) // 2], "longest": lengths[-1]}
     notes = prepared.notes
@@ -77,5 +68,5 @@ def _describe(task: Any, prepared: Prepared) -> None:
     rare = [label for label, n in counts.items() if n < 8]
     if rare:
         notes.append(f"fewer than 8 training rows for {len(rare)} of {len(counts)} labels, among them {rare[0]!r}")
-    if counts and max(counts.values()) > 10 * max(1, min(counts.values())) and task.class_weights is None:
+    if counts and max(counts.values()) > 10 * max(1, min(counts.values())) and not getattr(task, "class_weights", None):
         notes.append("classes differ more than tenfold in size; task.class_weights: balanced may help")

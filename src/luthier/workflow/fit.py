@@ -29,6 +29,7 @@ from luthier.training.batches import UpdateStream
 from luthier.training.loop import StepReport, train
 from luthier.training.optim import Optimizer
 from luthier.training.schedule import Schedule
+from luthier.workflow import written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
 
@@ -59,19 +60,19 @@ class Fit:
         self.job, self.run, self.listener = job, run, listener
         self.options, self.evaluation, self.saving = recipe.training, recipe.evaluation, recipe.checkpoints
         self.model = job.loaded.model
-        kept = for_training(self.model, device=job.host.device, dtype=job.host.dtype)
+        kept = for_training(self.model, device=job.host.device, dtype=job.host.dtype, head=job.loaded.head)
         self.optimizer = Optimizer(self.model, self.options, kept=kept)
         self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates)
-        self.validation = job.tokens["validation"].examples()
         self.gold = job.task.gold(job.data.prepared.parts["validation"])
         self.stream = UpdateStream(
             job.tokens["train"].examples(),
-            {"labels": job.task.targets(job.data.prepared.parts["train"])},
+            job.task.targets(job.data.prepared.parts["train"]),
             size=self.options.batch_size * self.options.gradient_accumulation,
             max_tokens=self.options.max_tokens,
             seed=self.options.seed,
             types=job.loaded.layout.token_types,
             padded=job.loaded.layout.kind == "padded",
+            alter=job.task.alter if job.task.alters else None,
         )
         self.progress = Progress()
         self._saved_step, self._saved_at, self._gap_told = -1, time.monotonic(), False
@@ -127,8 +128,12 @@ class Fit:
 
     def _evaluate(self, step: int, log: Any) -> None:
         """Score the validation part; choose, stop, slow down and warn by it."""
-        found = outputs(self.model, self.validation, self.job.loaded.layout, max_tokens=self.evaluation.max_tokens)
-        scores = self.job.task.scores(self.gold, found)
+        job, layout = self.job, self.job.loaded.layout
+        found = outputs(self.model, job.tokens["validation"], layout, answer=job.task.answer(layout), max_tokens=self.evaluation.max_tokens)
+        scores = job.task.scores(self.gold, found)
+        if job.plan.metric not in scores:  # a score of texts: they have to be written first
+            figures = written.figures(job, "validation", written.write(job, "validation"))
+            scores |= written.scores(job, figures) if figures is not None else {}
         progress, metric = self.progress, self.job.plan.metric
         value = -scores[metric] if metric in LOWER_IS_BETTER else scores[metric]
         better = progress.best is None or value > progress.best

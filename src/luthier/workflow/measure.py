@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from luthier.data.prepare import Record, need_columns
 from luthier.data.rows import Rows, read
 from luthier.errors import DataError, RunError
@@ -36,7 +34,7 @@ def predictor_of(run: Run) -> Predictor:
 def read_rows(run: Run, file: Path) -> Rows:
     """A data file, understood as the run's own data were."""
     data = recipe_of(run).recipe.data
-    return read(file, format=data.format, encoding=data.encoding, columns=data.columns)
+    return read(file, format=data.format, encoding=data.encoding, columns=data.columns, separator=data.separator, text=data.text)
 
 
 def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 1000) -> tuple[dict[str, Score], Rows]:
@@ -59,8 +57,7 @@ def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 
             rest.quarantined += found.quarantined
         need_columns(rest, task.columns())
         records = _usable(task, rest)
-    pairs = [r.pair for r in records] if recipe.data.text_pair else None
-    answers = predictor.outputs([r.text for r in records], pairs, max_tokens=recipe.evaluation.max_tokens)
+    records, answers = predictor.measure(records, max_tokens=recipe.evaluation.max_tokens)
     if predictor.truncated:
         rest.notes.append(f"{predictor.truncated} of {len(records)} texts are cut to {predictor.card['max_length']} tokens")
     return with_intervals(task.scores, task.gold(records), answers, resamples=resamples), rest
@@ -84,9 +81,9 @@ def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Compari
     if len(pairs) < max(2, len(left) // 2):
         raise RunError(f"the runs share {len(pairs)} of {len(left)} test rows", remedy="compare runs with the same data and seed")
     rows_a, rows_b = [i for i, _ in pairs], [j for _, j in pairs]
-    out_a = load_file(a.folder / "predictions" / "test.safetensors")["outputs"][rows_a]
+    kept = load_file(a.folder / "predictions" / "test.safetensors")
+    out_a, gold = kept["outputs"][rows_a], kept["gold"][rows_a]
     out_b = load_file(b.folder / "predictions" / "test.safetensors")["outputs"][rows_b]
-    gold = _gold(task, [left[i]["target"] for i in rows_a])
     result = comparing.compare(
         task.scores, gold, out_a, out_b, loss_a=task.row_loss(gold, out_a), loss_b=task.row_loss(gold, out_b), resamples=resamples
     )
@@ -125,18 +122,7 @@ def _usable(task: Any, rows: Rows) -> list[Record]:
     return records
 
 
-def _gold(task: Any, targets: list[Any]) -> Any:
-    """Named targets back to the array that scores take."""
-    if task.kind == "regression":
-        return np.array(targets, dtype=float)
-    index = {label: i for i, label in enumerate(task.labels)}
-    if task.kind == "single_label":
-        return np.array([index[t] for t in targets])
-    table = np.zeros((len(targets), len(task.labels)))
-    for row, names in enumerate(targets):
-        table[row, [index[n] for n in names]] = 1
-    return table
-
-
 def _answer(row: dict[str, Any]) -> Any:
+    if "nats" in row:
+        return f"{row['nats'] / max(row['tokens'], 1):.3f} nats a token"
     return next(row[k] for k in ("label", "labels", "value") if k in row)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from luthier.errors import Fault, RecipeError
 from luthier.recipe import Resolved
 from luthier.workflow.dataset import Dataset
 
-UPDATES, UPDATES_PER_OUTPUT = 100, 25
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 20
-WIDTH, RATE = 384, 2e-4
+SLOWEST, SCRATCH_RATE = 1e-5, 2e-3
+"""The lowest inferred learning rate, and the one for a model of width 256 that starts at random."""
 
 
 @dataclass(frozen=True)
@@ -29,35 +29,37 @@ class Plan:
     metric: str
 
 
-def plan(resolved: Resolved, data: Dataset, *, hidden_size: int, longest_model: int, longest_text: int) -> Plan:
+def plan(resolved: Resolved, data: Dataset, *, examples: int, hidden_size: int, longest_model: int, longest_text: int) -> Plan:
     """Decide every `auto`.
 
-    Epochs: enough updates for the number of outputs, within 3 to 20 passes, since few rows need many
-    passes. Learning rate: falls with the square of the model's width, 2e-4 at 384 (MiniLM), 5e-5 at
-    768 (BERT base).
+    Epochs: enough updates for the task, within its fewest and most passes, since few rows need many
+    passes. Learning rate: falls with the square of the model's width (classification: 2e-4 at 384, MiniLM,
+    5e-5 at 768, BERT base); a model from nothing learns faster, and falls with the width itself.
     """
-    training = resolved.recipe.training
-    rows, outputs = len(data.prepared.parts["train"]), data.task.outputs
+    training, task = resolved.recipe.training, data.task
     size = training.batch_size * training.gradient_accumulation
-    per_epoch = -(-rows // size)
+    per_epoch = -(-examples // size)
     if training.epochs == "auto":
-        wanted = UPDATES + UPDATES_PER_OUTPUT * outputs
-        epochs = float(min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(wanted / per_epoch))))
-        resolved.infer("training.epochs", epochs, f"{rows} training rows and {outputs} outputs, at {size} rows an update")
+        epochs = float(min(task.most_epochs, max(task.fewest_epochs, math.ceil(task.fewest_updates / per_epoch))))
+        what = f" and {task.outputs} outputs" if task.labels else ""
+        resolved.infer("training.epochs", epochs, f"{examples} training {'rows' if task.labels else 'examples'}{what}, at {size} an update")
     else:
         epochs = training.epochs
     total = math.ceil(epochs * per_epoch)
     if training.max_steps is not None:
         total = min(total, training.max_steps)
     if training.learning_rate == "auto":
-        rate = min(RATE, max(1e-5, RATE * (WIDTH / hidden_size) ** 2))
+        if resolved.recipe.model.from_scratch is not None:
+            rate = min(SCRATCH_RATE, SCRATCH_RATE * 256 / hidden_size)
+        else:
+            rate = min(task.rate, max(SLOWEST, task.rate * (task.rate_width / hidden_size) ** 2))
         resolved.infer("training.learning_rate", rate, f"the model's width, {hidden_size}")
     else:
         rate = training.learning_rate
     wanted_length = resolved.recipe.model.max_length
     if wanted_length == "auto":
         length = longest_model
-        resolved.infer("model.max_length", length, f"what the model takes; the longest text has {longest_text} tokens")
+        resolved.infer("model.max_length", length, f"what the model takes; the longest example has {longest_text} tokens")
     else:
         length = wanted_length
     metric = resolved.recipe.evaluation.metric
@@ -69,7 +71,11 @@ def plan(resolved: Resolved, data: Dataset, *, hidden_size: int, longest_model: 
 
 def infer_from_data(resolved: Resolved, data: Dataset) -> None:
     """Record what the data alone decided."""
-    if resolved.recipe.task.kind == "auto":  # type: ignore[attr-defined]
-        resolved.infer("task.kind", data.task.kind, "the label column")
-    if resolved.recipe.task.labels is None:  # type: ignore[attr-defined]
-        resolved.infer("task.labels", list(data.task.labels), "the training rows")
+    for path, value, because in data.task.inferred():
+        resolved.infer(path, value, because)
+    if resolved.recipe.evaluation.baselines == "auto":
+        resolved.infer("evaluation.baselines", list(data.task.baselines), "the task")
+    elif not data.task.baselines and resolved.recipe.evaluation.baselines:
+        raise RecipeError(
+            [Fault(f"{data.task.name} has no simple baselines", "evaluation.baselines", "take the line out, or set it to []")]
+        )

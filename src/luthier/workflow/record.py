@@ -24,10 +24,13 @@ from luthier.models import load as loading
 from luthier.runs.card import model_card
 from luthier.runs.store import Run
 from luthier.security.artifacts import sha256, write_atomic, write_json, write_jsonl, write_text
+from luthier.workflow import probes, written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Listener, Stage
 
 Array = NDArray[np.float64]
+LONGEST = 20_000
+"""Characters of a test text kept in the run."""
 
 
 def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
@@ -41,22 +44,29 @@ def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
     evaluation, task = job.resolved.recipe.evaluation, job.task
     parts = job.data.prepared.parts
     train_gold, kind, width = task.gold(parts["train"]), task.kind, task.outputs
-    held = job.tokens["test"].examples()
+    held = job.tokens["test"]
     model, layout, budget = job.loaded.model, job.loaded.layout, evaluation.max_tokens
     model.to(job.host.device)  # type: ignore[arg-type]
     found: dict[str, Array] = {}
-    for name in evaluation.baselines:
+    for name in job.resolved.inferred.get("evaluation.baselines", evaluation.baselines):
         listener(Stage("baseline", METHODS[name]))
         if name == "majority":
             found[name] = baselines.majority(train_gold, len(held), kind=kind, outputs=width)
         elif name == "tfidf":
             found[name] = baselines.tfidf(job.data.texts("train"), train_gold, job.data.texts("test"), kind=kind, outputs=width)
         else:
-            vectors = [embeddings(model, examples, layout, max_tokens=budget) for examples in (job.tokens["train"].examples(), held)]
+            vectors = [embeddings(model, tokens, layout, max_tokens=budget) for tokens in (job.tokens["train"], held)]
             found[name] = baselines.frozen(vectors[0], train_gold, vectors[1], kind=kind, outputs=width)
-    if evaluation.base_model:
+    if evaluation.base_model and job.source is not None:
         listener(Stage("baseline", METHODS["base"]))
-        found["base"] = outputs(model, held, layout, max_tokens=budget)
+        found["base"] = outputs(model, held, layout, answer=task.answer(layout), max_tokens=budget)
+        texts = written.write(job, "test")
+        write_jsonl(run.folder / "predictions" / "before.jsonl", [{"text": t} for t in texts])
+        figures = written.figures(job, "test", texts)
+        if figures is not None:
+            found["base.written"] = figures
+        for name, values in probes.measure(job, probes.records_of(job)).items():
+            found[f"base.probe.{name}"] = values
     found = {name: np.ascontiguousarray(value, dtype=np.float64) for name, value in found.items()}
     write_atomic(path, lambda p: save_file(found, p))
     return found
@@ -66,10 +76,18 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     """Save the model, score it and everything it is measured against, and write the report."""
     evaluation, task, test = job.resolved.recipe.evaluation, job.task, job.data.prepared.parts["test"]
     listener(Stage("evaluate", f"{len(test)} test rows"))
-    answers = outputs(job.loaded.model, job.tokens["test"].examples(), job.loaded.layout, max_tokens=evaluation.max_tokens)
+    layout = job.loaded.layout
+    answers = outputs(job.loaded.model, job.tokens["test"], layout, answer=task.answer(layout), max_tokens=evaluation.max_tokens)
     gold = task.gold(test)
     everything = {name: measured[name] for name in METHODS if name in measured} | {"model": answers}
     scores = {name: with_intervals(task.scores, gold, values, resamples=evaluation.bootstrap) for name, values in everything.items()}
+    texts = written.write(job, "test")
+    figures = {"base": measured.get("base.written"), "model": written.figures(job, "test", texts)}
+    for name, lines in figures.items():
+        if lines is not None:
+            scores[name] |= written.scores_with_intervals(job, lines)
+    said_before = [r["text"] for r in run.lines("predictions/before.jsonl")]
+    write_jsonl(run.folder / "predictions" / "samples.jsonl", written.samples(job, said_before, texts))
     state = {
         "task": job.resolved.recipe.task.model_dump(mode="json"),
         "state": task.state(),
@@ -78,9 +96,12 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         "text_pair": job.resolved.recipe.data.text_pair,
         "head": job.resolved.recipe.model.head,
     }
-    write_json(run.folder / "scores.json", {"metric": job.plan.metric, "test_rows": len(test), "methods": scores})
+    elsewhere = _elsewhere(job, measured)
+    facts = {"metric": job.plan.metric, "test_rows": len(test), "written_rows": len(texts), "methods": scores, "probes": elsewhere}
+    write_json(run.folder / "scores.json", facts)
     write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
-    write_atomic(run.folder / "predictions" / "test.safetensors", lambda p: save_file({"outputs": np.ascontiguousarray(answers)}, p))
+    kept = {"outputs": np.ascontiguousarray(answers), "gold": np.ascontiguousarray(gold)}
+    write_atomic(run.folder / "predictions" / "test.safetensors", lambda p: save_file(kept, p))
     _save_model(job, run, state)
     write_jsonl(run.folder / "data" / "quarantine.jsonl", [q._asdict() for q in job.data.prepared.quarantined])
     best = scores["model"][job.plan.metric]
@@ -88,6 +109,17 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
     write_text(run.report, render(_story(job, run), task=task, gold=gold, outputs=answers, records=test))
     return scores
+
+
+def _elsewhere(job: Job, measured: dict[str, Array]) -> dict[str, dict[str, dict[str, Score]]]:
+    """Probe -> before and after -> scores."""
+    records = probes.records_of(job)
+    found: dict[str, dict[str, dict[str, Score]]] = {}
+    for name, figures in probes.measure(job, records).items():
+        before = measured.get(f"base.probe.{name}")
+        found[name] = {} if before is None else {"base": probes.scores(job, records[name], before)}
+        found[name]["model"] = probes.scores(job, records[name], figures)
+    return found
 
 
 def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
@@ -106,28 +138,13 @@ def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
 
 
 def _story(job: Job, run: Run) -> Story:
-    return Story(run.id, run.facts, run.scores, run.lines("log.jsonl"), run.lines("evaluations.jsonl"), job.resolved.values())
+    log, evaluations, samples = (run.lines(name) for name in ("log.jsonl", "evaluations.jsonl", "predictions/samples.jsonl"))
+    return Story(run.id, run.facts, run.scores, log, evaluations, job.resolved.values(), samples)
 
 
 def _predictions(job: Job, gold: NDArray[Any], answers: Array) -> list[dict[str, Any]]:
     records, losses = job.data.prepared.parts["test"], job.task.row_loss(gold, answers)
-    decoded = job.task.decode(answers)
     return [
-        {
-            "file": r.file,
-            "line": r.line,
-            "text": r.text,
-            "text_pair": r.pair,
-            "key": r.key,
-            "target": _named(job.task, r.target),
-            **d,
-            "error": float(e),
-        }
-        for r, d, e in zip(records, decoded, losses, strict=True)
+        {"file": r.file, "line": r.line, "text": r.text[:LONGEST], "text_pair": r.pair, "key": r.key, **d, "error": float(e)}
+        for r, d, e in zip(records, job.task.predictions(records, answers), losses, strict=True)
     ]
-
-
-def _named(task: Any, target: Any) -> Any:
-    if task.kind == "regression":
-        return target
-    return task.labels[target] if task.kind == "single_label" else [task.labels[i] for i in target]

@@ -43,7 +43,7 @@ def start(resolved: Resolved, *, parent: str | None = None, listener: Listener =
             recipe_folder=str(resolved.folder),
             parent=parent,
             prompt=getattr(resolved.recipe.task, "prompt", None),
-            base=fingerprint(job.source, job.loaded.commit),
+            base=fingerprint(job.source, job.loaded.commit) if job.source else {"from_scratch": resolved.recipe.training.seed},
             versions=versions(),
             seed=resolved.recipe.training.seed,
             **job.facts(),

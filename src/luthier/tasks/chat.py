@@ -1,0 +1,224 @@
+"""Chat: learning to answer in conversations, from instructions to tool use.
+
+Enters: rows in any of the chat formats. Leaves: conversations as the model's template writes them, with
+the assistant's turns and their stop tokens graded and nothing else, whatever the template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.data.prepare import Record
+from luthier.data.rows import Row, Rows
+from luthier.data.split import Part
+from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
+from luthier.errors import DataError
+from luthier.tasks.conversation import Conversation, conversation, recognise, texts_in
+from luthier.tasks.language import LanguageTask
+from luthier.tasks.template import Rendered, Renderer, Span, TemplateError
+from luthier.tasks.tokenizer import renderer_of, special_tokens
+
+if TYPE_CHECKING:
+    from luthier.models.heads import Head
+    from luthier.recipe.sections import Data
+    from luthier.recipe.tasks.chat import ChatOptions
+    from luthier.tasks.texts import TextScores
+
+CHUNK = 1000
+
+
+class Chat(LanguageTask):
+    """The task, with the format that its rows have."""
+
+    name = "chat"
+    writes = True
+    most_epochs = 5
+
+    def __init__(self, options: ChatOptions, data: Data, *, format: str = "messages") -> None:
+        super().__init__(options, data)
+        self.format, self.chat = format, options
+
+    @classmethod
+    def plan(cls, options: ChatOptions, data: Data, rows: dict[Part, Rows]) -> Chat:
+        """Recognise the format. Raises DataError where the columns are those of none, or a template file is missing."""
+        found = options.format if options.format != "auto" else recognise(rows["train"].rows, options.columns)
+        return cls(options, data, format=found)
+
+    def inferred(self) -> list[tuple[str, Any, str]]:
+        """The format, where it was recognised."""
+        return [("task.format", self.format, "the columns")] if self.chat.format == "auto" else []
+
+    def columns(self) -> dict[str, str]:
+        """Formats have columns that may be missing from a row: rows are checked one by one."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """The format."""
+        return {"format": self.format}
+
+    def record(self, row: Row) -> Record | str:
+        """The conversation; its text is what comes before the last answer."""
+        found = conversation(row.values, self.format, names=self.chat.columns, system=self.chat.system)
+        if isinstance(found, str):
+            return found
+        last = max(i for i, m in enumerate(found.messages) if m["role"] == "assistant")
+        return Record("\n".join(said(m) for m in found.messages[:last]) or "(nothing)", None, found, row.file, row.line)
+
+    def head(self, config: Any) -> Head:
+        """A decoder's own head."""
+        from luthier.models.heads import Head
+
+        return Head("causal")
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int, cache: Path | None = None, train: bool = False
+    ) -> Encoded:
+        """Conversations rendered, cut to `max_length`, with their graded tokens as labels.
+
+        A row that the template refuses, that holds control tokens, or of which no graded token is left, is
+        rejected. Tokens are the template's whole text at once, as servers make them.
+        """
+        import numpy as np
+
+        renderer, backend = self.renderer(tokenizer), _whole(tokenizer)
+        special = np.array(tokenizer.convert_tokens_to_ids(special_tokens(tokenizer)))
+        examples: list[dict[str, Any]] = []
+        owner: list[int] = []
+        rejected: dict[int, str] = {}
+        counts: Counter[str] = Counter()
+        for first in range(0, len(records), CHUNK):
+            rendered = {
+                i: r for i in range(first, min(first + CHUNK, len(records))) if (r := self._rendered(records[i], renderer, rejected, i))
+            }
+            encodings = backend.encode_batch([r.text for r in rendered.values()], add_special_tokens=False)
+            for (index, shown), encoding in zip(rendered.items(), encodings, strict=True):
+                ids = np.array(encoding.ids)
+                learned = self._learned(shown, records[index])
+                graded = self._graded(shown, learned, np.array(encoding.offsets).reshape(-1, 2), np.isin(ids, special))
+                self._count(counts, shown, learned, graded, max_length)
+                ids = ids[: max_length + 1]
+                labels = np.where(graded[1 : max_length + 1], ids[1:], UNGRADED)
+                if (labels == UNGRADED).all():
+                    cut = graded[max_length + 1 :].any()
+                    counts["answers_lost"] += bool(cut)
+                    rejected[index] = f"its answers lie beyond the {max_length} tokens that fit" if cut else "nothing in it is graded"
+                    continue
+                examples.append({"input_ids": ids[:-1], "labels": labels})
+                owner.append(index)
+        return Encoded(assemble_tokens(examples, owner=owner, truncated=counts["rows_cut"]), rejected, counts)
+
+    def renderer(self, tokenizer: Any) -> Renderer:
+        """The template at work. Raises DataError for a template file that cannot be read."""
+        template = None
+        if self.chat.template is not None:
+            try:
+                template = Path(self.chat.template).read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(
+                    f"cannot be read: {error}",
+                    where=f"task.template {self.chat.template}",
+                    remedy="give a UTF-8 file with a Jinja template",
+                ) from None
+        return renderer_of(tokenizer, template=template)
+
+    def _rendered(self, record: Record, renderer: Renderer, rejected: dict[int, str], index: int) -> Rendered | None:
+        found: Conversation = record.target
+        mark = next((m for text in texts_in([found.messages, found.tools]) if (m := renderer.control_token(text))), None)
+        if mark:
+            rejected[index] = f"a message holds the control token: {mark}"
+            return None
+        try:
+            return renderer.render(found.messages, tools=found.tools)
+        except TemplateError as error:
+            rejected[index] = error.fault.message
+            return None
+
+    def _learned(self, shown: Rendered, record: Record) -> Sequence[Span]:
+        """The turns to learn from; with `last` none where the template does not show that turn."""
+        if self.chat.graded != "last":
+            return shown.spans
+        last = len(_before_last(record.target.messages))
+        return [s for s in shown.spans if s.turn == last]
+
+    def _graded(self, shown: Rendered, learned: Sequence[Span], offsets: Any, special: Any) -> Any:
+        """Which tokens are graded, by their character offsets, (tokens,) bool.
+
+        A special token is graded where it begins in a turn; it may have swallowed white space on either side.
+        Of other tokens one across the turn's beginning is graded if it holds more of the turn than white space
+        (a template whose header ends with a space), and one across its end (full stop and line break in one).
+        """
+        import numpy as np
+
+        if self.chat.graded == "all":
+            return np.ones(len(offsets), dtype=bool)
+        starts, ends = offsets[:, 0], offsets[:, 1]
+        before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
+        starts = np.where(starts == ends, before, starts)  # some tokenizers trim white space away from the offsets
+        graded = np.zeros(len(offsets), dtype=bool)
+        for span in learned:
+            text = shown.text[span.start : span.end]
+            words = span.start + len(text) - len(text.lstrip())
+            graded |= (starts < span.end) & ((starts >= span.start) | (~special & (ends > words)))
+        return graded
+
+    def _count(self, counts: Counter[str], shown: Rendered, learned: Sequence[Span], graded: Any, max_length: int) -> None:
+        """Add to the figures that the label X-ray judges by."""
+        counts["rows"] += 1
+        counts["rows_cut"] += len(graded) > max_length + 1
+        counts["answers_cut"] += bool(graded[max_length + 1 :].any())
+        counts["turns"] += len(shown.spans) + len(shown.hidden)
+        counts["turns_hidden"] += len(shown.hidden)
+        counts["turns_ungraded"] += 0 if self.chat.graded == "all" else len(shown.spans) - len(learned)
+        counts["turns_unstopped"] += sum(not s.stopped for s in learned)
+        counts["contexts_changed"] += sum(not s.same_context for s in learned)
+        counts["turns_graded"] += len(learned)
+
+    def ask(self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int) -> list[list[int]]:
+        """What the model is given before each conversation's last answer, in tokens; the newest part where it is too long."""
+        renderer = self.renderer(tokenizer)
+        room = max_length - min(self.options.max_new_tokens, max_length // 2)  # type: ignore[attr-defined]
+        texts = [renderer.prompt(m, tools=r.target.tools) for r in records for m in [_before_last(r.target.messages)]]
+        return [e.ids[-room:] for e in _whole(tokenizer).encode_batch(texts, add_special_tokens=False)]
+
+    def questions(self, records: Sequence[Record]) -> list[str]:
+        """What each conversation has before its last answer, for samples."""
+        return [r.text for r in records]
+
+    def references(self, records: Sequence[Record]) -> list[list[str]]:
+        """The last answers."""
+        return [[said(r.target.messages[len(_before_last(r.target.messages))], role=False)] for r in records]
+
+    def text_scorer(self) -> TextScores:
+        """The scores of written answers."""
+        from luthier.tasks.texts import TextScores
+
+        return TextScores(self.chat.scorers)
+
+    def graded_text(self, record: Record) -> str:
+        """All that the assistant says."""
+        return "\n".join(said(m, role=False) for m in record.target.messages if m["role"] == "assistant")
+
+
+def _whole(tokenizer: Any) -> Any:
+    """The tokenizer's backend, which neither cuts nor pads."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+def _before_last(messages: Sequence[Any]) -> list[Any]:
+    return list(messages[: max(i for i, m in enumerate(messages) if m["role"] == "assistant")])
+
+
+def said(message: Any, *, role: bool = True) -> str:
+    """A message as a line for people."""
+    calls = [
+        f"{c['function']['name']}({json.dumps(c['function']['arguments'], ensure_ascii=False)})" for c in message.get("tool_calls") or ()
+    ]
+    text = "\n".join([*([message["content"]] if message.get("content") else []), *calls])
+    return f"{message['role']}: {text}" if role else text
