@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from luthier.cli.options import json_option, print_json, recipe_argument, set_option
+from luthier.cli.options import accept_option, accepting, json_option, print_json, recipe_argument, set_option
 
 
 @click.command(name="check")
 @recipe_argument
 @set_option
 @click.option("--no-model", is_flag=True, help="Recipe and data only: no torch, under a second.")
+@accept_option
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Also write the label X-ray as a page.")
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, as_json: bool) -> None:
-    """Find what would fail in RECIPE, its data and its model, without training."""
+def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, accepted: tuple[str, ...], page: Path | None, as_json: bool) -> None:
+    """Find what would fail in RECIPE, its data and its model, without training.
+
+    For models that write, it shows samples with the text that is graded in colour: the label X-ray.
+    """
+    from luthier.errors import LabelError
     from luthier.workflow.check import check
 
-    found = check(recipe, overrides=overrides, with_model=not no_model)
+    try:
+        found = check(recipe, overrides=(*overrides, *accepting(accepted)), with_model=not no_model)
+    except LabelError as error:
+        _show(error.samples, page, fault=str(error))
+        raise
     if as_json:
-        print_json({"summary": found.summary, "notes": found.notes, "engine": found.engine})
+        print_json({"summary": found.summary, "notes": found.notes, "engine": found.engine, "samples": found.samples})
         return
     summary = found.summary
     click.echo(
@@ -34,8 +46,28 @@ def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, as_json: b
         click.echo(f"labels    {len(counts)}: {shown}" + (" …" if len(counts) > 8 else ""))
     for name, text in found.engine.items():
         click.echo(f"{name:<10}{text}")
+    _show(found.samples, page)
     for note in found.notes:
         click.echo(f"note      {note}")
     for bad in found.quarantined[:5]:
         click.echo(f"bad row   {bad.file}:{bad.line}: {bad.reason}")
     click.echo("ok        nothing stands in the way of training")
+
+
+def _show(samples: Sequence[Any], page: Path | None, *, fault: str = "") -> None:
+    """The label X-ray: graded text in green, on the terminal and, where asked for, as a page."""
+    for number, pieces in enumerate(samples, 1):
+        click.echo(f"sample {number}  " + click.style("graded", fg="green", bold=True) + " and " + click.style("read only", dim=True))
+        text = "".join(click.style(p.text, fg="green", bold=True) if p.graded else click.style(p.text, dim=True) for p in _short(pieces))
+        click.echo("  " + text.replace("\n", "\n  "))
+    if page is not None:
+        from luthier.evaluation.report import xray_page
+        from luthier.security.artifacts import write_text
+
+        write_text(page, xray_page(samples, fault=fault))
+        click.echo(f"page      {page}")
+
+
+def _short(pieces: Sequence[Any], most: int = 600) -> list[Any]:
+    """Long pieces with their middle left out."""
+    return [p if len(p.text) <= most else p._replace(text=f"{p.text[: most // 2]} […] {p.text[-most // 2 :]}") for p in pieces]

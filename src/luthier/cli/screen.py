@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -93,7 +94,10 @@ def scores_table(run: Run) -> Table:
     names = [n for n in HEADLINES[kind_of(run)] if n in scores["methods"]["model"]]
     names = names[: max(1, (console.width - 32) // 19)]
     table = Table(
-        title=f"{scores['test_rows']} test rows, 95% bootstrap intervals", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
+        title=f"{scores['test_rows']} test rows{_written(scores)}, 95% bootstrap intervals",
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("", no_wrap=True)
     for name in names:
@@ -105,12 +109,29 @@ def scores_table(run: Run) -> Table:
     return table
 
 
+def _written(scores: dict[str, Any]) -> str:
+    """How many rows the scores of texts are on, where there are such."""
+    return f" ({scores['written_rows']} of them answered in full)" if scores.get("written_rows") else ""
+
+
+def probes_line(run: Run) -> list[str]:
+    """What the training did to other texts, a line for each probe."""
+    lines = []
+    for name, sides in run.scores.get("probes", {}).items():
+        metric = next(n for n in HEADLINES[kind_of(run)] if n in sides["model"])
+        values = " → ".join(f"{sides[s][metric]['value']:.3f}" for s in ("base", "model") if s in sides)
+        lines.append(f"elsewhere {name}: {metric.replace('_', ' ')} {values}")
+    return lines
+
+
 def show_run(run: Run) -> None:
     """The end of a training: the table, where things are."""
     facts = run.facts
     progress = facts["progress"]
     console.print()
     console.print(scores_table(run))
+    for line in probes_line(run):
+        console.print(line, highlight=False, markup=False)
     winner = best_method(run.scores["methods"], run.scores["metric"])
     if winner != "model":
         metric = run.scores["metric"]

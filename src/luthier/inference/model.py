@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.prepare import Record
 from luthier.data.tokens import tokenize
 from luthier.errors import DataError, ModelError
 from luthier.inference.predict import outputs
@@ -63,13 +64,13 @@ class Predictor:
         refuse_foreign_head(self.card["head"], folder)
         section = Model(name=str(folder), head=self.card["head"])
         self.task = restore_task(self.card)
+        if self.card["task"]["type"] != "classification":
+            self._texts = self._no_labels  # type: ignore[method-assign]
         self.host = machine.set_up(device=device, threads=threads)  # type: ignore[arg-type]
         self.loaded = loading.load(
             Source(str(folder), str(folder), None),
             section,
-            outputs=self.task.outputs,
-            labels=self.task.labels,
-            problem_type=self.task.problem_type,
+            head=self.task.head,
             attention=attention,  # type: ignore[arg-type]
             finished=True,
         )
@@ -81,7 +82,18 @@ class Predictor:
         """Raw answers of the head, (texts, width), for texts that already carry their prompt; cut ones are counted."""
         tokens = tokenize(texts, pairs, self.loaded.tokenizer.backend_tokenizer, max_length=self.card["max_length"])  # type: ignore[attr-defined]
         self.truncated += tokens.truncated
-        return outputs(self.loaded.model, tokens.examples(), self.loaded.layout, max_tokens=max_tokens)
+        layout = self.loaded.layout
+        return outputs(self.loaded.model, tokens, layout, answer=self.task.answer(layout), max_tokens=max_tokens)
+
+    def measure(self, records: Sequence[Record], *, max_tokens: int = 16384) -> tuple[list[Record], NDArray[np.float64]]:
+        """The records that could be laid out, and what the task's scores are made of for each, (records, width)."""
+        encoded = self.task.encode(
+            records, self.loaded.tokenizer, config=self.loaded.model.config, max_length=self.card["max_length"], train=False
+        )  # fmt: skip
+        self.truncated += encoded.tokens.truncated
+        layout = self.loaded.layout
+        answers = outputs(self.loaded.model, encoded.tokens, layout, answer=self.task.answer(layout), max_tokens=max_tokens)
+        return [r for i, r in enumerate(records) if i not in encoded.rejected], answers
 
     def refusal(self, row: str | dict[str, Any]) -> str | None:
         """Why a text or row cannot be answered, by the rules of training; None where it can."""
@@ -105,6 +117,9 @@ class Predictor:
         if not texts:
             return []
         return self.task.decode(self.outputs(texts, pairs if self.card["text_pair"] else None))
+
+    def _no_labels(self, row: str | dict[str, Any]) -> str:
+        return f"a model for {self.task.name} gives no labels: use luthier {'fill' if self.task.masked else 'generate'}"
 
     def _texts(self, row: str | dict[str, Any]) -> tuple[str, str | None] | str:
         return self.task.texts({self.card["text"]: row} if isinstance(row, str) else row)

@@ -7,50 +7,52 @@ Evaluation during training, the final scores, `luthier predict` and baselines al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from luthier.data.tokens import Tokens
 from luthier.models.batch import Batch, collate, within_budget
-from luthier.models.forward import Layout, hidden_states, pool, pooled_logits
+from luthier.models.forward import Layout, hidden_states, pool
+
+Answer = Callable[[nn.Module, Batch], Tensor]
+"""What a task asks of a batch: (segments, width)."""
 
 
-def outputs(model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int) -> NDArray[np.float64]:
-    """The head's answers, (examples, width)."""
-    return _over(model, examples, layout, max_tokens, lambda batch: pooled_logits(model, batch, layout))
+def outputs(model: nn.Module, tokens: Tokens, layout: Layout, *, answer: Answer, max_tokens: int) -> NDArray[np.float64]:
+    """The answers for each record, (records, width); those of a record with several examples are summed."""
+    found = _over(model, tokens, layout, max_tokens, lambda batch: answer(model, batch))
+    if tokens.owner is None:
+        return found
+    whole = np.zeros((tokens.records(), found.shape[1]))
+    np.add.at(whole, tokens.owner, found)
+    return whole
 
 
-def embeddings(model: nn.Module, examples: Sequence[dict[str, Any]], layout: Layout, *, max_tokens: int) -> NDArray[np.float64]:
+def embeddings(model: nn.Module, tokens: Tokens, layout: Layout, *, max_tokens: int) -> NDArray[np.float64]:
     """Mean of the last hidden states, scaled to length 1, (examples, hidden size)."""
 
     def mean(batch: Batch) -> Tensor:
         return nn.functional.normalize(pool(hidden_states(model, batch, layout).float(), batch.segments, "mean"), dim=1)
 
-    return _over(model, examples, layout, max_tokens, mean)
+    return _over(model, tokens, layout, max_tokens, mean)
 
 
-def _over(
-    model: nn.Module,
-    examples: Sequence[dict[str, Any]],
-    layout: Layout,
-    max_tokens: int,
-    answer: Callable[[Batch], Tensor],
-) -> NDArray[np.float64]:
+def _over(model: nn.Module, tokens: Tokens, layout: Layout, max_tokens: int, answer: Callable[[Batch], Tensor]) -> NDArray[np.float64]:
     device = next(model.parameters()).device
+    examples = tokens.examples()
     found: list[Tensor | None] = [None] * len(examples)
     with evaluating(model):
-        lengths = [len(e["input_ids"]) for e in examples]
         padded = layout.kind == "padded"
-        for rows in within_budget(range(len(examples)), lengths, max_tokens, padded=padded, longest_first=True):
+        for rows in within_budget(range(len(examples)), tokens.lengths(), max_tokens, padded=padded, longest_first=True):
             batch = collate([examples[r] for r in rows], rows, types=layout.token_types).to(device)
-            for row, value in zip(batch.rows, answer(batch).float().cpu(), strict=True):
+            for row, value in zip(batch.rows, answer(batch).double().cpu(), strict=True):
                 found[row] = value
-    return torch.stack([v for v in found if v is not None]).double().numpy()
+    return torch.stack([v for v in found if v is not None]).numpy()
 
 
 @contextmanager
