@@ -17,11 +17,10 @@ import json
 import math
 import os
 import random
-import statistics
-import subprocess
-import sys
 import time
 from typing import Any
+
+from turns import Turn, serve, take_turns
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -64,6 +63,7 @@ class Luthier:
         import torch
 
         from luthier.models import host, load
+        from luthier.models.heads import Head
         from luthier.models.source import Source
         from luthier.recipe.sections import Model, Training
         from luthier.training.optim import Optimizer
@@ -72,7 +72,9 @@ class Luthier:
         section = Model(name="minilm", dropout=None if dropout else 0.0)
         folder = model_folder()
         self.loaded = load.load(
-            Source("minilm", folder, None), section, outputs=CLASSES, labels=("a", "b", "c"), problem_type="single_label_classification"
+            Source("minilm", folder, None),
+            section,
+            head=lambda config: Head("classes", CLASSES, ("a", "b", "c"), "single_label_classification"),
         )
         kept = load.for_training(self.loaded.model, device=self.host.device, dtype=self.host.dtype)
         self.optimizer = Optimizer(self.loaded.model, Training(weight_decay=0.0), kept=kept)
@@ -190,52 +192,19 @@ def gemm_peak() -> float:
     return best
 
 
-def serve() -> None:
-    """The child: makes one side and takes turns as told on standard input."""
-    order = json.loads(sys.stdin.readline())
+def make(order: dict[str, Any]) -> Turn:
+    """One side on its rows, in a child process."""
+    data = rows(order["workload"], order["steps"])
     side: Luthier | Plain
     if order["side"] == "luthier":
         side = Luthier(order["workload"], precision=order["precision"], dropout=order["dropout"])
     else:
         side = Plain(order["workload"], padding=order["padding"], dropout=order["dropout"])
-    data = rows(order["workload"], order["steps"])
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        first, count = json.loads(line)
-        size = side.batch_size
-        losses, seconds = side.steps(data[first * size : (first + count) * size], order["steps"])
-        print(json.dumps([losses, seconds]), flush=True)
+    size = side.batch_size
+    return lambda first, count: side.steps(data[first * size : (first + count) * size], order["steps"])
 
 
 # ── the parent: turns and ratios ───────────────────────────────────────────────────────────────────
-
-
-class Child:
-    """One side's process; `answer` waits for what it was asked."""
-
-    def __init__(self, **order: Any) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.ask(order)
-
-    def ask(self, message: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(("[", '"ready"')):
-                return json.loads(line)
-        raise RuntimeError("the other side ended")
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
 
 PLAIN = {"side": "plain", "padding": "longest"}
 FULL = {"side": "plain", "padding": "max_length"}
@@ -243,40 +212,13 @@ FP32 = {"side": "luthier", "precision": "fp32"}
 BF16 = {"side": "luthier", "precision": "bf16"}
 
 
-def contest(workload: str, sides: dict[str, dict[str, str]], *, turns: int, length: int, dropout: bool = True) -> dict[str, dict[str, Any]]:
-    """Sides take turns of `length` steps, first to last, over and over; the first round warms up and is not counted.
-
-    Ratios are of the first side's median seconds a step to each other's.
-    """
-    steps = (turns + 1) * length
-    children = {name: Child(**order, workload=workload, dropout=dropout, steps=steps) for name, order in sides.items()}
-    for child in children.values():
-        child.answer()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    losses: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(turns + 1):
-        for name, child in children.items():
-            child.ask([turn * length, length])
-            found, took = child.answer()
-            losses[name] += found
-            if turn:
-                seconds[name].append(took / length)
-    for child in children.values():
-        child.close()
-    first, *others = sides
-    base = statistics.median(seconds[first])
-    results = {}
-    for name in others:
-        mine = statistics.median(seconds[name])
-        difference = max(abs(a - b) for a, b in zip(losses[first], losses[name], strict=True))
-        each = " ".join(f"{a / b:.2f}" for a, b in zip(seconds[first], seconds[name], strict=True))
-        label = f"{workload}{'' if dropout else ', dropout off'}: {first} / {name}"
-        print(
-            f"{label:<48}{base * 1e3:9.1f} ms /{mine * 1e3:8.1f} ms  x{base / mine:.2f}  [{each}]  largest loss difference {difference:.1e}",
-            flush=True,
-        )
-        results[name] = {"ratio": base / mine, "seconds": mine, "difference": difference}
-    return results
+def contest(
+    workload: str, sides: dict[str, dict[str, str]], *, turns: int, length: int, dropout: bool = True
+) -> dict[str, dict[str, float]]:
+    """The sides on a workload, against the first."""
+    label = f"{workload}{'' if dropout else ', dropout off'}"
+    orders = {name: {**order, "workload": workload, "dropout": dropout} for name, order in sides.items()}
+    return take_turns(label, orders, script=__file__, turns=turns, length=length)
 
 
 def flops(workload: str, turns: int, length: int) -> float:
@@ -295,7 +237,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve()
+        serve(make)
         return
     turns, scale = (2, 1) if options.quick else (7, 2)
     tweets = contest("tweets", {"Trainer": PLAIN, "fp32": FP32, "bf16": BF16}, turns=turns, length=4 * scale)

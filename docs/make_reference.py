@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from luthier.recipe.sections import Recipe
-from luthier.recipe.tasks.classification import ClassificationOptions
+from luthier.registry import TASK_OPTIONS
 
 HEAD = """# The recipe, field by field
 
@@ -22,15 +22,33 @@ def reference() -> str:
     """The page as Markdown: a table for each section."""
     parts = [HEAD]
     for name, field in Recipe.model_fields.items():
-        section: Any = ClassificationOptions if name == "task" else field.annotation
-        assert issubclass(section, BaseModel)
-        parts.append(f"\n## {name}\n\n{inspect.getdoc(section)}\n\n| field | default | |\n|---|---|---|\n")
-        for key, item in section.model_fields.items():
-            required = item.default is PydanticUndefined and item.default_factory is None
-            default = "required" if required else item.get_default(call_default_factory=True)
-            shown = default if required else f"`{'none' if default is None else default}`"
-            parts.append(f"| `{key}` | {shown} | {(item.description or '').replace('|', '/')} |\n")
+        if name == "task":
+            parts += [_table(f"task: {task}", TASK_OPTIONS.load(task)) for task in TASK_OPTIONS.names()]
+            continue
+        section: Any = field.annotation
+        parts.append(_table(name, section))
+        parts += [_table(f"{name}.{key}", inner) for key, inner in _inner(section)]
     return "".join(parts)
+
+
+def _inner(section: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    """The optional sections inside a section."""
+    found = []
+    for key, item in section.model_fields.items():
+        found += [(key, part) for part in get_args(item.annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return found
+
+
+def _table(title: str, section: type[BaseModel]) -> str:
+    lines = [f"\n## {title}\n\n{inspect.getdoc(section)}\n\n| field | default | |\n|---|---|---|\n"]
+    for key, item in section.model_fields.items():
+        required = item.default is PydanticUndefined and item.default_factory is None
+        default = "required" if required else item.get_default(call_default_factory=True)
+        shown = (
+            default if required else f"`{'none' if default is None else repr(default) if default == '' or default == chr(10) else default}`"
+        )
+        lines.append(f"| `{key}` | {shown} | {(item.description or '').replace('|', '/')} |\n")
+    return "".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""The fields of the tasks that predict tokens, each with a change and what it must change: see test_language_fields.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# (task, path) -> (changed value, what must change, other overrides on both sides)
+CASES: dict[tuple[str, str], tuple[Any, str, list[str]]] = {
+    ("causal", "data.separator"): ("the", "summary", []),
+    ("chat", "data.accept"): (["answers-truncated"], "error", ["model.max_length=40", "data.max_bad_share=0.9"]),
+    ("chat", "evaluation.written"): (2, "samples", []),
+    ("causal", "model.from_scratch.architecture"): ("t5", "error", []),
+    ("causal", "model.from_scratch.vocabulary"): (340, "parameters", []),
+    ("causal", "model.from_scratch.hidden_size"): (32, "parameters", []),
+    ("causal", "model.from_scratch.layers"): (2, "parameters", []),
+    ("causal", "model.from_scratch.heads"): (4, "weights", []),
+    ("causal", "model.from_scratch.key_value_heads"): (1, "parameters", []),
+    ("causal", "model.from_scratch.intermediate_size"): (24, "parameters", []),
+    ("causal", "model.from_scratch.context"): (9, "tokens", []),
+    ("causal", "model.from_scratch.tie_embeddings"): (False, "parameters", []),
+    ("causal", "task.type"): ("chat", "error", []),
+    ("causal", "task.label_smoothing"): (0.3, "log", []),
+    ("causal", "task.z_loss"): (0.1, "log", []),
+    ("causal", "task.max_new_tokens"): (3, "samples", []),
+    ("causal", "task.prompts"): (["we found"], "samples", []),
+    ("masked", "task.type"): ("causal", "error", []),
+    ("masked", "task.label_smoothing"): (0.3, "log", []),
+    ("masked", "task.z_loss"): (0.1, "log", []),
+    ("masked", "task.mask_share"): (0.5, "log", []),
+    ("masked", "task.whole_word"): (True, "log", []),
+    ("text2text", "task.type"): ("masked", "error", []),
+    ("text2text", "task.label_smoothing"): (0.3, "log", []),
+    ("text2text", "task.z_loss"): (0.1, "log", []),
+    ("text2text", "task.max_new_tokens"): (2, "samples", []),
+    ("text2text", "task.prompt"): ("turn round: {text}", "log", []),
+    ("text2text", "task.separator"): (" => ", "log", ["model.from_scratch.architecture=llama"]),
+    ("text2text", "task.beams"): (3, "beams", []),
+    ("text2text", "task.max_target"): (24, "summary", ["data.max_bad_share=0.9", "data.accept=[answers-truncated]"]),
+    ("text2text", "task.scorers"): (["scores:shorter"], "scores", []),
+    ("chat", "task.type"): ("masked", "error", []),
+    ("chat", "task.label_smoothing"): (0.3, "log", []),
+    ("chat", "task.z_loss"): (0.1, "log", []),
+    ("chat", "task.max_new_tokens"): (2, "samples", []),
+    ("chat", "task.format"): ("alpaca", "error", []),
+    ("chat", "task.columns"): ({"prompt": "other"}, "log", []),
+    ("chat", "task.graded"): ("all", "log", []),
+    ("chat", "task.system"): ("be very warm", "tokens", []),
+    ("chat", "task.template"): ("{folder}/template.jinja", "tokens", []),
+    ("chat", "task.scorers"): (["scores:shorter"], "scores", []),
+}  # fmt: skip

@@ -1,0 +1,112 @@
+"""Every field of the tasks that predict tokens takes effect: the schemas are walked, none may be missing."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import luthier
+from luthier.errors import LuthierError
+from luthier.recipe.load import _put
+from luthier.registry import TASK_OPTIONS
+from luthier.workflow import written
+from luthier.workflow.events import Note
+from tests import tiny
+from tests.recipe.language_cases import CASES
+
+ARCHITECTURES = {"causal": "llama", "chat": "llama", "text2text": "t5", "masked": "bert"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Files that the cases refer to: the same sentences as text, as pairs and as conversations."""
+    folder = tmp_path_factory.mktemp("language")
+    texts = [t for t, _ in tiny.moods_rows(60)]
+    (folder / "text.txt").write_text("\n---\n".join(texts))
+    rows = [{"text": t, "label": " ".join(reversed(t.split())), "prompt": t, "completion": t.split()[0], "other": f"so {t}"} for t in texts]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    template = "{% for m in messages %}{{ m.role }}> {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    (folder / "template.jinja").write_text(template + "{% if add_generation_prompt %}assistant> {% endif %}")
+    (folder / "scores.py").write_text("def shorter(text, gold):\n    return float(len(text) < len(gold))\n")
+    (folder / "more.txt").write_text("\n\n".join(texts))
+    return folder
+
+
+def base(task: str, world: Path) -> dict[str, Any]:
+    data: dict[str, Any] = {"train": str(world / "rows.jsonl"), "max_bad_share": 0.2}
+    if task == "causal":
+        data = {"train": str(world / "text.txt"), "separator": "\n---\n"}
+    return {
+        "data": {**data, "validation_share": 0.2, "test_share": 0.2},
+        "task": {"type": task, **({"max_new_tokens": 6} if task != "masked" else {})},
+        "model": {
+            "from_scratch": {
+                "architecture": ARCHITECTURES[task],
+                "vocabulary": 320,
+                "hidden_size": 16,
+                "layers": 1,
+                "heads": 2,
+                "context": 96,
+            }
+        },
+        "training": {"epochs": 1, "batch_size": 16, "learning_rate": 3e-3, "threads": 1},
+        "evaluation": {"bootstrap": 100, "written": 4},
+        "output": {"folder": "runs", "name": "case"},
+    }
+
+
+def observe(recipe: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Train in `folder` and gather everything that a field could change."""
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    notes: list[str] = []
+    beams: list[int] = []
+    real = written.beams
+    monkeypatch.setattr(written, "beams", lambda *a, **k: (beams.append(k["beams"]), real(*a, **k))[1])
+    try:
+        run = luthier.train(recipe, listener=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
+    except LuthierError as error:
+        return {"error": str(error)}
+    finally:
+        monkeypatch.setattr(written, "beams", real)
+    facts = run.facts
+    return {
+        "error": "", "log": run.lines("log.jsonl"), "weights": facts["weights_digest"], "summary": facts["data"]["summary"], "beams": beams,
+        "parameters": facts["parameters"], "tokens": facts["tokens"], "scores": run.scores["methods"]["model"], "notes": notes,
+        "samples": run.lines("predictions/samples.jsonl"),
+    }  # fmt: skip
+
+
+def test_no_field_is_missing():
+    walked = {(task, f"task.{name}") for task in ARCHITECTURES for name in TASK_OPTIONS.load(task).model_fields}
+    assert walked == {case for case in CASES if case[1].startswith("task.")}
+    assert set(TASK_OPTIONS.names()) == {"classification", *ARCHITECTURES}
+
+
+@pytest.mark.parametrize(("task", "path"), sorted(CASES))
+def test_changing_it_changes_something(task, path, world, tmp_path, monkeypatch):
+    value, aspect, others = CASES[task, path]
+    before = base(task, world)
+    for text in others:
+        key, _, raw = text.partition("=")
+        _put(before, key, yaml.safe_load(raw))
+    changed = copy.deepcopy(before)
+    if isinstance(value, str) and value.startswith("{folder}"):
+        value = value.format(folder=world)
+    if path == "data.separator":
+        changed["data"]["train"] = before["data"]["train"]
+    _put(changed, path, value)
+    if path == "task.type":
+        changed["task"] = {"type": value}
+    for name in ("a", "b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    monkeypatch.syspath_prepend(str(world))
+    found = [observe(r, tmp_path / n, monkeypatch) for r, n in ((before, "a"), (changed, "b"))]
+    if aspect != "error" and (found[0]["error"] or found[1]["error"]):
+        pytest.fail(found[0]["error"] or found[1]["error"])
+    assert found[0][aspect] != found[1][aspect]
