@@ -80,7 +80,9 @@ def test_a_text_to_text_model_takes_its_source(say):
 
 def test_choices_and_schemas_hold(say, home):
     assert say("generate", "teller", "one", "--choice", "seven", "--choice", "eight").output.strip() in ("seven", "eight")
-    (home / "schema.json").write_text(json.dumps({"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}))
+    (home / "schema.json").write_text(
+        json.dumps({"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False})
+    )
     told = say("generate", "teller", "one", "--schema", "schema.json", "--max-new-tokens", "60").output
     assert json.loads(told)["a"] in ("x", "y")
 
@@ -128,6 +130,27 @@ def test_plain_transformers_loads_what_was_saved(home):
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "what is fish"}], add_generation_prompt=True, return_tensors="pt")
     told = model.generate(**asked, do_sample=False, max_new_tokens=12)
     assert tokenizer.decode(told[0, asked["input_ids"].shape[1] :], skip_special_tokens=True).strip() == "fish is a fish"
+
+
+@pytest.mark.parametrize("name", ["chatter", "teller", "turner", "filler"])
+def test_exports_agree_with_plain_transformers(say, home, name):
+    told = say("export", f"{name}-1", f"plain-{name}", "--to", "hf")
+    assert told.exit_code == 0, told.exception
+    card = (home / f"plain-{name}" / "README.md").read_text()
+    assert "perplexity" in card
+    assert "classification" not in card
+
+
+def test_runs_are_evaluated_compared_and_continued(say, home):
+    told = say("evaluate", "turner-1", "--json")
+    assert told.exit_code == 0, told.exception
+    assert say("evaluate", "chatter-1", "chats.jsonl").exit_code == 0
+    first = luthier.find("chatter-1", root=home / "runs")
+    longer = luthier.continue_run(first, epochs=1)
+    assert longer.facts["model"] == str(first.model)
+    told = say("compare", "chatter-1", longer.id)
+    assert told.exit_code == 0, told.exception
+    assert "perplexity" in told.output
 
 
 def test_check_shows_the_label_x_ray(say, home):

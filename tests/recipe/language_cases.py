@@ -8,6 +8,7 @@ from typing import Any
 CASES: dict[tuple[str, str], tuple[Any, str, list[str]]] = {
     ("causal", "data.separator"): ("the", "summary", []),
     ("chat", "data.accept"): (["answers-truncated"], "error", ["model.max_length=40", "data.max_bad_share=0.9"]),
+    ("causal", "evaluation.probes"): ({"more": "{folder}/more.txt"}, "probes", []),
     ("chat", "evaluation.written"): (2, "samples", []),
     ("causal", "model.from_scratch.architecture"): ("t5", "error", []),
     ("causal", "model.from_scratch.vocabulary"): (340, "parameters", []),

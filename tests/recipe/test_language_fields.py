@@ -77,7 +77,7 @@ def observe(recipe: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatc
     facts = run.facts
     return {
         "error": "", "log": run.lines("log.jsonl"), "weights": facts["weights_digest"], "summary": facts["data"]["summary"], "beams": beams,
-        "parameters": facts["parameters"], "tokens": facts["tokens"], "scores": run.scores["methods"]["model"], "notes": notes,
+        "parameters": facts["parameters"], "tokens": facts["tokens"], "scores": run.scores["methods"]["model"], "notes": notes, "probes": run.scores["probes"],
         "samples": run.lines("predictions/samples.jsonl"),
     }  # fmt: skip
 
@@ -98,8 +98,8 @@ def test_changing_it_changes_something(task, path, world, tmp_path, monkeypatch)
     changed = copy.deepcopy(before)
     if isinstance(value, str) and value.startswith("{folder}"):
         value = value.format(folder=world)
-    if path == "data.separator":
-        changed["data"]["train"] = before["data"]["train"]
+    if isinstance(value, dict):
+        value = {k: v.format(folder=world) for k, v in value.items()}
     _put(changed, path, value)
     if path == "task.type":
         changed["task"] = {"type": value}

@@ -226,8 +226,8 @@ def small(path: Path, tiny_model: Path) -> list[str]:
     if task == "classification":
         return [f"model.name={tiny_model}", "model.max_length=auto"]
     sizes = f"{{architecture: {ARCHITECTURES[task]}, vocabulary: 400, hidden_size: 16, layers: 1, heads: 2, context: 768}}"
-    own = [] if task == "masked" else ["task.max_new_tokens=4"]
-    return [f"model.from_scratch={sizes}", "evaluation.written=2", "training.epochs=1", *own]
+    own = {"masked": [], "text2text": ["task.max_new_tokens=4", "task.max_target=380"]}.get(task, ["task.max_new_tokens=4"])
+    return [f"model={{from_scratch: {sizes}}}", "evaluation.written=2", "training.epochs=1", *own]
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.stem != "quotes"], ids=lambda p: p.stem)

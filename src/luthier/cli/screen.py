@@ -103,7 +103,7 @@ def scores_table(run: Run) -> Table:
     for name in names:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for method, found in scores["methods"].items():
-        cells = [f"{found[n]['value']:.3f} [dim]{found[n]['low']:.2f}–{found[n]['high']:.2f}[/]" for n in names]
+        cells = [f"{found[n]['value']:.3f} [dim]{found[n]['low']:.2f}–{found[n]['high']:.2f}[/]" if n in found else "" for n in names]
         style = "bold" if method == "model" else None
         table.add_row(METHODS[method], *cells, style=style)
     return table

@@ -18,6 +18,7 @@ METHODS = {
     "majority": "commonest answer",
     "tfidf": "TF-IDF, linear model",
     "frozen": "frozen embeddings, linear",
+    "copy": "copying the source",
     "base": "before training",
     "model": "fine-tuned",
 }

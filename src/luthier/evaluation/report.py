@@ -100,11 +100,12 @@ def xray_page(samples: Sequence[Any], *, fault: str = "") -> str:
 def best_method(methods: dict[str, Any], metric: str) -> str:
     """The method with the best score; the model, where it shares the first place."""
     sign = -1 if metric in metrics.LOWER_IS_BETTER else 1
-    return max(reversed(list(methods)), key=lambda m: sign * methods[m][metric]["value"])
+    scored = [m for m in methods if metric in methods[m]]
+    return max(reversed(scored), key=lambda m: sign * methods[m][metric]["value"])
 
 
 def _comparison(methods: dict[str, Any], metric: str) -> str:
-    rows = [(METHODS[m], s[metric]["value"], s[metric]["low"], s[metric]["high"], m == "model") for m, s in methods.items()]
+    rows = [(METHODS[m], s[metric]["value"], s[metric]["low"], s[metric]["high"], m == "model") for m, s in methods.items() if metric in s]
     low = min(0.0, *(r[2] for r in rows))
     return charts.intervals(rows, low=low, high=max(1.0, *(r[3] for r in rows)) if low >= 0 else max(r[3] for r in rows))
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from transformers import (
@@ -153,7 +153,7 @@ def arrange(
     """Find how the model takes batches, and how long."""
     layout = forward_layout(model, wanted=attention, pad_id=pad_id, head=head)
     if head.kind in ("causal", "pairs"):
-        language.verify_head(model, layout)
+        language.verify_head(cast(PreTrainedModel, model), layout)
     limit = longest(model.config, tokenizer, start=layout.position_start)
     return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head)
 

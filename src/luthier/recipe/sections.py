@@ -15,7 +15,7 @@ from luthier.recipe.tasks.options import TaskOptions
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Auto = Literal["auto"]
-Baseline = Literal["majority", "tfidf", "frozen"]
+Baseline = Literal["majority", "tfidf", "frozen", "copy"]
 
 
 class Section(BaseModel):
@@ -115,6 +115,13 @@ class Model(Section):
     head: str = Field("linear", description="linear (the architecture's own), mlp, or module:callable")
     max_length: Auto | Annotated[int, Field(gt=1)] = Field("auto", description="longest example in tokens; the rest is cut and counted")
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> Model:
+        given = [n for n in ("name", "revision", "layers", "head") if getattr(self, n) != type(self).model_fields[n].default]
+        if self.from_scratch is not None and given:
+            raise ValueError(f"from_scratch makes a new model: take out {', '.join(given)}")
+        return self
+
 
 class Training(Section):
     """How weights move."""
@@ -152,7 +159,7 @@ class Evaluation(Section):
     restore_best: bool = Field(True, description="end with the best checkpoint rather than the last")
     base_model: bool = Field(True, description="score the model before training too")
     baselines: Auto | list[Baseline] = Field(
-        "auto", description="simple methods scored beside the model; auto: all for classification, none for tasks that write"
+        "auto", description="simple methods scored beside the model; auto: all that the task has (copy is for text2text)"
     )
     written: int = Field(100, ge=0, description="tasks that write: test rows answered in full, for the scores of texts and the samples")
     probes: dict[str, str] = Field(

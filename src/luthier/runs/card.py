@@ -6,7 +6,11 @@ from typing import Any
 
 from luthier.runs.store import Run
 
-SHOWN = ("accuracy", "f1_macro", "f1_micro", "precision_macro", "recall_macro", "ece", "pearson", "spearman", "rmse")
+SHOWN = (
+    "accuracy", "f1_macro", "f1_micro", "precision_macro", "recall_macro", "ece", "pearson", "spearman", "rmse",
+    "perplexity", "pseudo_perplexity", "bits_per_byte", "token_accuracy", "exact_match", "token_f1", "rouge_l", "bleu", "chrf",
+)  # fmt: skip
+PIPELINES = {"causal": "text-generation", "chat": "text-generation", "masked": "fill-mask", "text2text": "text2text-generation"}
 
 
 def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[str]) -> str:
@@ -19,7 +23,7 @@ def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[st
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {PIPELINES.get(str(facts['task']).split('/')[0], 'text-classification')}",
         "tags: [luthier]",
         "---",
         "",
@@ -36,10 +40,7 @@ def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[st
         "",
         f"The checkpoint was chosen by validation {metric}.",
         "",
-        "## Labels",
-        "",
-        ", ".join(f"`{label}`" for label in labels),
-        "",
+        *(["## Labels", "", ", ".join(f"`{label}`" for label in labels), ""] if labels else []),
         "## Limits",
         "",
         "Scores hold for texts like those of the test part. Texts of another kind, language or time may do worse; "

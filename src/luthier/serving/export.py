@@ -55,11 +55,13 @@ def export_hf(run: Run, target: Path) -> float:
 
 def read_back(folder: Path, run: Run, predictor: Predictor, *, rows: int = 8) -> float:
     """Largest logit difference between plain transformers and the run's own answers on test texts."""
+    sample = run.lines("predictions/test.jsonl")[:rows]
+    texts = [r["text"] for r in sample]
+    if predictor.task.name != "classification":
+        return _tokens_read_back(folder, predictor, texts)
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    sample = run.lines("predictions/test.jsonl")[:rows]
-    texts = [r["text"] for r in sample]
     pairs = [r["text_pair"] for r in sample]
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -77,3 +79,35 @@ def read_back(folder: Path, run: Run, predictor: Predictor, *, rows: int = 8) ->
     with torch.no_grad():
         plain = model(**inputs).logits.double().numpy()
     return float(np.abs(plain - predictor.outputs(texts, pairs if pairs[0] is not None else None)).max())
+
+
+def _tokens_read_back(folder: Path, predictor: Predictor, texts: list[str]) -> float:
+    """The same for models that predict tokens: the logits of every place of each text."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from luthier.models.batch import collate
+    from luthier.models.forward import hidden_states, masked_logits
+    from luthier.models.language import head_of
+    from luthier.models.load import AUTO
+
+    loaded = predictor.loaded
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        plain = AUTO[loaded.head.kind].from_pretrained(folder, dtype=torch.float32).eval()
+    worst = 0.0
+    with torch.no_grad():
+        for text in texts:
+            ids = tokenizer(text).input_ids[: min(128, predictor.card["max_length"])]
+            inputs = {"input_ids": torch.tensor([ids])}
+            example = {"input_ids": ids}
+            if loaded.head.kind == "pairs":
+                inputs["decoder_input_ids"] = inputs["input_ids"]
+                example["source_ids"] = ids
+            batch = collate([example], types=loaded.layout.token_types)
+            if loaded.head.kind == "masked":
+                mine = masked_logits(loaded.model, batch, loaded.layout, torch.arange(len(ids)))
+            else:
+                mine = head_of(loaded.model).logits(hidden_states(loaded.model, batch, loaded.layout))
+            worst = max(worst, float((plain(**inputs).logits[0] - mine).abs().max()))
+    return worst

@@ -19,7 +19,7 @@ from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
 from luthier.errors import DataError
 from luthier.tasks.conversation import Conversation, conversation, recognise, texts_in
 from luthier.tasks.language import LanguageTask
-from luthier.tasks.template import Rendered, Renderer, Span, TemplateError
+from luthier.tasks.template import Rendered, Renderer, Span, TemplateError, TemplateStopped
 from luthier.tasks.tokenizer import renderer_of, special_tokens
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from luthier.tasks.texts import TextScores
 
 CHUNK = 1000
+MOST_STOPPED = 3
+"""Rows for which the template may be stopped by its limits; each costs seconds, so that the next one is an error."""
 
 
 class Chat(LanguageTask):
@@ -68,6 +70,10 @@ class Chat(LanguageTask):
         last = max(i for i, m in enumerate(found.messages) if m["role"] == "assistant")
         return Record("\n".join(said(m) for m in found.messages[:last]) or "(nothing)", None, found, row.file, row.line)
 
+    def corpus(self, records: Sequence[Record]) -> list[str]:
+        """What everybody says."""
+        return [said(m, role=False) for r in records for m in r.target.messages]
+
     def head(self, config: Any) -> Head:
         """A decoder's own head."""
         from luthier.models.heads import Head
@@ -80,7 +86,8 @@ class Chat(LanguageTask):
         """Conversations rendered, cut to `max_length`, with their graded tokens as labels.
 
         A row that the template refuses, that holds control tokens, or of which no graded token is left, is
-        rejected. Tokens are the template's whole text at once, as servers make them.
+        rejected. Tokens are the template's whole text at once, as servers make them. Raises TemplateStopped where
+        the template goes over its limits again and again.
         """
         import numpy as np
 
@@ -135,6 +142,8 @@ class Chat(LanguageTask):
             return renderer.render(found.messages, tools=found.tools)
         except TemplateError as error:
             rejected[index] = error.fault.message
+            if isinstance(error, TemplateStopped) and list(rejected.values()).count(error.fault.message) == MOST_STOPPED:
+                raise
             return None
 
     def _learned(self, shown: Rendered, record: Record) -> Sequence[Span]:

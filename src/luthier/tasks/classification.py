@@ -194,6 +194,10 @@ class Classification:
                 return f"each value of {column!r} goes with one label only"
         return None
 
+    def corpus(self, records: Sequence[Record]) -> list[str]:
+        """All text that a new tokenizer should know."""
+        return [t for r in records for t in (r.text, r.pair) if t]
+
     # ── label statistics ───────────────────────────────────────────────────────────────────────
 
     def fit(self, train: Sequence[Record]) -> None:

@@ -83,6 +83,10 @@ class LanguageTask:
         fault = text_fault(value)
         return fault or Record(str(value), None, None, row.file, row.line)
 
+    def corpus(self, records: Sequence[Record]) -> list[str]:
+        """All text that a new tokenizer should know."""
+        return [r.text for r in records]
+
     def stratum(self, record: Record) -> str:
         """Nothing to balance the split by."""
         return "all"

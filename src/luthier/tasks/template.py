@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
@@ -35,12 +34,14 @@ MAX_SIZE = 1 << 28
 """Largest text or list, in characters or places, that one operation of a template may make."""
 MAX_MEMORY = 1 << 29
 """Bytes by which the process may grow while a template runs."""
+REFUSALS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError)
+"""What a template may raise that does not fit its messages."""
 PLAIN = """{% if tools %}{{ 'System:\\nTools: ' + (tools | tojson) + '\\n\\n' }}{% endif %}\
 {% for message in messages %}\
 {% if message.role == 'assistant' %}\
 {{ 'Assistant:\\n' + (message.content or '') }}\
 {% if message.tool_calls %}{% for call in message.tool_calls %}\
-{{ '\\nCall: ' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) }}\
+{{ ('\\n' if message.content or not loop.first else '') + 'Call: ' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) }}\
 {% endfor %}{% endif %}\
 {{ eos_token + '\\n\\n' }}\
 {% else %}\
@@ -52,6 +53,10 @@ PLAIN = """{% if tools %}{{ 'System:\\nTools: ' + (tools | tojson) + '\\n\\n' }}
 
 class TemplateError(LuthierError):
     """A chat template that cannot render a conversation."""
+
+
+class TemplateStopped(TemplateError):
+    """A chat template that went over its time or memory."""
 
 
 class Span(NamedTuple):
@@ -85,7 +90,7 @@ class Renderer:
         self.template, self._specials = template, dict(specials)
         self._marks = tuple(sorted(special_tokens, key=len, reverse=True))
         try:
-            self._compiled = _environment().from_string(template)
+            self._compiled = _compiled(template)
         except (jinja2.TemplateError, SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             raise TemplateError(
                 f"the chat template is not valid: {error}", where="chat template", remedy="mend it, or give another with task.template"
@@ -121,7 +126,13 @@ class Renderer:
         found = self._by_sentinel(text, messages, turn, tools, prompt if asked else None)
         if found is not None and alone.startswith(text[: found.body]):
             span = Span(turn, found.start, found.end, found.end > found.body, found.same_prompt)
-        elif asked and len(closed) > len(prompt) and closed.endswith(self._marks) and text.startswith(closed):
+        elif (
+            asked
+            and len(closed) > len(prompt)
+            and closed.endswith(self._marks)
+            and text.startswith(closed)
+            and self._shows(messages[:turn], tools, prompt)
+        ):
             span = Span(turn, len(prompt), len(closed), True, True)
         elif found is not None and not self._holds_next(text[: found.body], messages, turn, tools):
             span = Span(turn, found.start, found.end, found.end > found.body, not alone and found.same_prompt)
@@ -138,6 +149,15 @@ class Renderer:
             return self._render(messages[: turn + 1], tools, prompt=False)
         except TemplateError:
             return ""
+
+    def _shows(self, earlier: Sequence[Message], tools: Sequence[Any] | None, prompt: str) -> bool:
+        """Whether the template shows an assistant turn that comes last, after the generation prompt."""
+        sentinel = _sentinel()
+        try:
+            shown = self._render([*earlier, {"role": "assistant", "content": sentinel}], tools, prompt=False)
+        except TemplateError:
+            return False
+        return sentinel in shown[len(prompt) :] and shown.startswith(prompt)
 
     def _by_sentinel(
         self, text: str, messages: Sequence[Message], turn: int, tools: Sequence[Any] | None, prompt: str | None
@@ -200,7 +220,7 @@ class Renderer:
         for text, empty in ((False, False), (False, True), (True, False), (True, True)) if calls else ((False, False),):
             try:
                 return self._try([_shaped(m, text=text, empty=empty) for m in messages], tools, prompt)
-            except _Interrupted:
+            except TemplateStopped:
                 raise
             except TemplateError as error:
                 first = first or error
@@ -214,8 +234,10 @@ class Renderer:
                     messages=messages, tools=list(tools) if tools else None, add_generation_prompt=prompt, **self._specials
                 )
         except _Stopped as stopped:
-            raise _Interrupted(f"the chat template {stopped.limit}", remedy="give another with task.template") from None
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError) as error:
+            raise TemplateStopped(
+                f"the chat template {stopped.limit}", where="chat template", remedy="give another with task.template"
+            ) from None
+        except REFUSALS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TemplateError(f"the chat template refuses: {reason}") from None
 
@@ -227,10 +249,6 @@ class _Place(NamedTuple):
     body: int
     end: int
     same_prompt: bool
-
-
-class _Interrupted(TemplateError):
-    """A template that used up its time or memory; not tried again."""
 
 
 def _sentinel() -> str:
@@ -287,7 +305,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        if isinstance(owner := getattr(function, "__self__", None), (str, bytes, list)):
+        if isinstance(owner := getattr(getattr(function, "__wrapped__", function), "__self__", None), (str, bytes, list)):
             _refuse_huge(function.__name__, (owner, *args, *kwargs.values()))
         return super().call(context, function, *args, **kwargs)
 
@@ -322,6 +340,11 @@ def _guarded(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
         return made(*args, **kwargs)
 
     return guarded
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(template: str) -> jinja2.Template:
+    return _environment().from_string(template)
 
 
 def _environment() -> jinja2.Environment:
@@ -359,12 +382,12 @@ class _Watch:
     """One thread that interrupts renderings past their deadline, or under which the process grows too much."""
 
     def __init__(self) -> None:
-        self._lock, self._running = threading.Lock(), dict[int, tuple[float, int | None]]()
+        self._lock, self._running = threading.Lock(), dict[int, tuple[float, int]]()
         self._thread: threading.Thread | None = None
 
     def begin(self, seconds: float) -> None:
         with self._lock:
-            self._running[threading.get_ident()] = (time.monotonic() + seconds, None)
+            self._running[threading.get_ident()] = (time.monotonic() + seconds, _resident())
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, daemon=True, name="template watch")
                 self._thread.start()
@@ -380,9 +403,7 @@ class _Watch:
             with self._lock:
                 now, held = time.monotonic(), _resident() if self._running else 0
                 for thread, (deadline, before) in list(self._running.items()):
-                    if before is None:  # most renderings are over before they are looked at
-                        self._running[thread] = (deadline, held)
-                    reason = _TooLong if deadline < now else _TooLarge if held - (before or held) > MAX_MEMORY else None
+                    reason = _TooLong if deadline < now else _TooLarge if held - before > MAX_MEMORY else None
                     if reason is not None:
                         del self._running[thread]
                         _interrupt(thread, reason)
@@ -396,7 +417,8 @@ def _interrupt(thread: int, reason: type[_Stopped] | None) -> None:
 def _resident() -> int:
     """Bytes of memory that the process holds; 0 where the system does not tell."""
     try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
 

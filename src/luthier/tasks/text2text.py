@@ -29,6 +29,7 @@ class Text2Text(LanguageTask):
 
     name = "text2text"
     writes = True
+    baselines = ("copy",)
     most_epochs = 10
 
     def columns(self) -> dict[str, str]:
@@ -47,6 +48,10 @@ class Text2Text(LanguageTask):
         if fault:
             return f"target: {fault}"
         return Record(source[0], None, tuple(str(t).strip() for t in targets), row.file, row.line)
+
+    def corpus(self, records: Sequence[Record]) -> list[str]:
+        """Sources and targets."""
+        return [t for r in records for t in (r.text, *r.target)]
 
     def source(self, values: Mapping[str, Any]) -> tuple[str] | str:
         """What the model reads for a row, or why it cannot; a list of sentences is joined."""

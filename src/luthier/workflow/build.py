@@ -53,7 +53,7 @@ class Job:
         model = self.loaded.model
         return {
             "task": f"{self.task.name}/{self.task.kind}",
-            "model": self.source.name if self.source else "from scratch",
+            "model": self.source.name if self.source else f"a new {self.loaded.model.config.model_type}",
             "parameters": sum(p.numel() for p in model.parameters()),
             "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "layout": {"kind": self.loaded.layout.kind, "reason": self.loaded.layout.reason, "pooling": self.loaded.layout.pooling},
@@ -78,7 +78,7 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     scratch = recipe.model.from_scratch
     listener(Stage("model", f"a new {scratch.architecture}" if scratch else source.name if source else ""))
     if scratch is not None:
-        texts = data.texts("train")
+        texts = data.task.corpus(data.prepared.parts["train"])
         loaded = create(
             scratch, texts, head=data.task.head, attention=recipe.training.attention, seed=recipe.training.seed, cache=cache_folder()
         )

@@ -59,9 +59,8 @@ def _describe(task: Any, prepared: Prepared) -> None:
             if summary["rows_dropped_as_duplicates"]
             else "kept, on one side of the split"
         )
-        notes.append(
-            f"{summary['duplicates']} repeated texts ({fate}); {summary['conflicting_duplicates']} rows repeat a text under another label"
-        )
+        other = "under another label" if task.labels else "with another answer"
+        notes.append(f"{summary['duplicates']} repeated texts ({fate}); {summary['conflicting_duplicates']} rows repeat a text {other}")
     if summary["train_texts_also_in_test"]:
         notes.append(f"{summary['train_texts_also_in_test']} training texts stand in the test file too: its scores are flattered")
     counts = summary["labels"]["train"]

@@ -120,6 +120,7 @@ class Fit:
         progress.epoch_steps += 1
         progress.tokens += report.tokens
         log.write(json.dumps(asdict(report)) + "\n")
+        log.flush()
         self.listener(Stepped(report, self.job.plan.total_updates))
 
     def _evaluation_due(self, report: StepReport) -> bool:

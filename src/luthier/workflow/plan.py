@@ -75,7 +75,7 @@ def infer_from_data(resolved: Resolved, data: Dataset) -> None:
         resolved.infer(path, value, because)
     if resolved.recipe.evaluation.baselines == "auto":
         resolved.infer("evaluation.baselines", list(data.task.baselines), "the task")
-    elif not data.task.baselines and resolved.recipe.evaluation.baselines:
-        raise RecipeError(
-            [Fault(f"{data.task.name} has no simple baselines", "evaluation.baselines", "take the line out, or set it to []")]
-        )
+    elif wrong := [b for b in resolved.recipe.evaluation.baselines if b not in data.task.baselines]:
+        known = ", ".join(data.task.baselines) or "none"
+        remedy = f"{data.task.name} has: {known}; set it to auto or []"
+        raise RecipeError([Fault(f"{data.task.name} has no baseline {wrong[0]}", "evaluation.baselines", remedy)])

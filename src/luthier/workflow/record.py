@@ -54,6 +54,9 @@ def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
             found[name] = baselines.majority(train_gold, len(held), kind=kind, outputs=width)
         elif name == "tfidf":
             found[name] = baselines.tfidf(job.data.texts("train"), train_gold, job.data.texts("test"), kind=kind, outputs=width)
+        elif name == "copy":
+            figures = written.figures(job, "test", task.questions(written.rows_of(job, "test")))
+            found |= {} if figures is None else {"copy.written": figures}
         else:
             vectors = [embeddings(model, tokens, layout, max_tokens=budget) for tokens in (job.tokens["train"], held)]
             found[name] = baselines.frozen(vectors[0], train_gold, vectors[1], kind=kind, outputs=width)
@@ -82,10 +85,11 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     everything = {name: measured[name] for name in METHODS if name in measured} | {"model": answers}
     scores = {name: with_intervals(task.scores, gold, values, resamples=evaluation.bootstrap) for name, values in everything.items()}
     texts = written.write(job, "test")
-    figures = {"base": measured.get("base.written"), "model": written.figures(job, "test", texts)}
+    figures = {name: measured.get(f"{name}.written") for name in METHODS} | {"model": written.figures(job, "test", texts)}
     for name, lines in figures.items():
         if lines is not None:
-            scores[name] |= written.scores_with_intervals(job, lines)
+            scores[name] = scores.get(name, {}) | written.scores_with_intervals(job, lines)
+    scores = {name: scores[name] for name in METHODS if name in scores}
     said_before = [r["text"] for r in run.lines("predictions/before.jsonl")]
     write_jsonl(run.folder / "predictions" / "samples.jsonl", written.samples(job, said_before, texts))
     state = {

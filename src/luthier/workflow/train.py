@@ -76,7 +76,7 @@ def continue_run(run: Run, *, epochs: float, overrides: Sequence[str] = (), list
     refuse_changed_data(run)
     earlier = recipe_of(run)
     raw = earlier.recipe.model_dump(mode="json")
-    raw["model"] |= {"name": str(run.model), "revision": None}
+    raw["model"] |= {"name": str(run.model), "revision": None, "from_scratch": None}
     raw["training"] |= {"epochs": epochs, "max_steps": None}
     changed = load_recipe(raw, overrides=overrides)
     resolved = Resolved(changed.recipe, earlier.folder, f"{earlier.name}-continued", changed.sources)

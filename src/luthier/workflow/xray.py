@@ -20,8 +20,8 @@ from luthier.tasks.tokenizer import special_tokens, stop_ids, turn_end
 TOLERATED = 0.02
 """Share of the rows that may lose their answer, or be answered in another context, before that is a finding."""
 LOOKED_AT = 2000
-MARKS = re.compile(r"<[|｜][^<>|｜\n{}]{1,40}[|｜]>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]")
-"""What chat templates write as special tokens."""
+MARKS = re.compile(r"<[|｜][^<>|｜\n{}]{1,40}[|｜]>|<\|[a-z_]+>|<[a-z_]+\|>|<(?:start|end)_of_turn>|</?s>")
+"""What chat templates write as special tokens; [INST] is plain text to the tokenizers of Llama 2 and the first Mistral."""
 NAMES = (
     "nothing-graded", "stop-never-graded", "answers-truncated", "special-doubled", "special-unknown", "pad-is-stop",
     "context-changes", "turns-hidden", "earlier-turns-ungraded",
@@ -137,7 +137,8 @@ def samples(tokens: Tokens, tokenizer: Any, *, count: int = 2) -> list[list[Piec
                 if not runs or runs[-1][1] != graded:
                     runs.append(([], graded))
                 runs[-1][0].append(token)
-        found.append([Piece(tokenizer.decode([t for t in run if t >= 0], skip_special_tokens=False), graded) for run, graded in runs])
+        known = [([t for t in run if t >= 0], graded) for run, graded in runs]  # an ungraded token at the very end is not kept
+        found.append([Piece(tokenizer.decode(run, skip_special_tokens=False), graded) for run, graded in known if run])
     return found
 
 
@@ -192,8 +193,8 @@ def _turns(task: Any, counts: Any) -> list[Finding]:
         found.append(
             Finding(
                 "context-changes",
-                f"before {counts['contexts_changed']} of {graded} graded turns stands something else than the model is given "
-                "when it answers: the template changes earlier turns when one is added, or its generation prompt differs",
+                f"{counts['contexts_changed']} of {graded} graded turns are not what the model is given and has to write when it "
+                "answers: the template changes earlier turns when one is added, or its generation prompt differs",
                 "set task.graded: last with one turn to learn in each row, or give a template without this with task.template",
             )
         )
