@@ -150,7 +150,7 @@ rely on anything it says.
 - 108 public-domain books in English (public domain in the USA; some translations and 20th-century authors may not be elsewhere),
   from mlschmitt/classic-books-markdown.
 - 2,081 stories of TinyStories (Eldan and Li 2023; CDLA-Sharing-1.0), shown three times an epoch.
-- For conversations: requests made from those stories (another animal put in the part of the first, by rule), 1,500 short rows of
+- For conversations: requests made from those stories (another animal put in the part of the first, by rule), 1,000 short rows of
   T0's permissive sets (CC BY, CC BY-SA, MIT and the like), 151 of Dolly (CC BY-SA 3.0), 175 seed tasks of Self-Instruct (Apache-2.0).
 - Held out: The Secret Garden, The Time Machine, Black Beauty, and 166 stories.
 
@@ -186,7 +186,8 @@ Training loss of the pre-training (update, mean loss):
 
 ## Limits
 
-It repeats itself, loses its thread, and takes over the views of books a century old. It was not trained to refuse anything.
+Many of its stories are its training stories, recalled with another animal in the part. It repeats itself, loses its
+thread, and takes over the views of books a century old. It was not trained to refuse anything.
 """
 
 

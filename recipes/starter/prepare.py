@@ -83,7 +83,7 @@ ASKS = (
     "Tell me a short story about {a}.", "Write a short story about {a}.", "Can you tell me a story about {a}?", "I want a story about {a}.",
     "Please write a little story about {a}.", "A story about {a}, please.", "Make up a short story about {a}.",
 )  # fmt: skip
-SWAPS, LONGEST_STORY, T0_ROWS = 8, 1100, 1500
+SWAPS, LONGEST_STORY, EARLY, T0_ROWS = 9, 1000, 200, 1000
 
 
 def plural(animal: str) -> str:
@@ -120,7 +120,7 @@ def recast(story: str, old: str, new: str) -> str:
 def about_animals(stories: list[str], draw: random.Random, *, swaps: int) -> Iterator[tuple[str, str]]:
     for story in stories:
         animal = hero(story)
-        if animal is None or len(story) > LONGEST_STORY:
+        if animal is None or len(story) > LONGEST_STORY or animal not in story[:EARLY].lower():
             continue
         others = draw.sample([a for a in ANIMALS if a != animal], swaps)
         for name in [animal, *others]:
