@@ -182,6 +182,25 @@ def test_the_report_shows_what_was_written(home):
     assert scores["loss"]["n"] > 4
 
 
+def test_a_model_trained_in_bf16_writes_in_evaluation(tmp_path, monkeypatch):
+    """Its tables stay fp32, and plain transformers code has to get along with that."""
+    from luthier.models import embedding
+
+    monkeypatch.setattr(embedding, "MIN_ELEMENTS", 1)
+    (tmp_path / "a.txt").write_text("\n\n".join(["one two three four five six"] * 20))
+    run = luthier.train(
+        {
+            "data": {**dict.fromkeys(["train", "validation", "test"], str(tmp_path / "a.txt")), "separator": "\n\n"},
+            "task": {"type": "causal", "max_new_tokens": 4},
+            "model": {"from_scratch": {"vocabulary": 300, "hidden_size": 32, "layers": 1, "heads": 2, "context": 64}},
+            "training": {"max_steps": 2, "threads": 1, "precision": "bf16"},
+            "evaluation": {"bootstrap": 100, "written": 2},
+            "output": {"folder": str(tmp_path / "runs")},
+        }
+    )
+    assert len(run.lines("predictions/samples.jsonl")) == 2
+
+
 def test_probes_show_what_was_forgotten(tmp_path):
     """A model that has learned one text loses it while it learns another, and the run says so."""
     (tmp_path / "old.txt").write_text("\n\n".join(["one two three four five six"] * 40))

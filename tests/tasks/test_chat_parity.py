@@ -7,7 +7,6 @@ import torch
 from luthier.models import forward
 from luthier.models.batch import collate
 from luthier.models.load import AUTO
-from tests import tiny
 from tests.models.test_parity import build
 from tests.tasks import talk
 from tests.tasks.talk import CHATML, messages, record, task
@@ -18,7 +17,10 @@ MARKED = """{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 ROWS = [
     messages("Hello there", "This is a little text.\n\nIt has lines."),
-    [{"role": "system", "content": "Be brief."}, *messages("And words?", "assistant\n日本 {x}", "Hello there", "def f(x):\n    return {x: [1, 2]}")],
+    [
+        {"role": "system", "content": "Be brief."},
+        *messages("And words?", "assistant\n日本 {x}", "Hello there", "def f(x):\n    return {x: [1, 2]}"),
+    ],
     [*messages("One", "Two"), {"role": "user", "content": "Three"}],
     messages("Hello there", "<|im_start", "And words? " * 12, "yes"),
 ]
@@ -29,7 +31,13 @@ def test_loss_and_gradient_equal_trl(tmp_path):
     from trl import SFTConfig, SFTTrainer
 
     own, marked = talk.tokenizer(CHATML), talk.tokenizer(MARKED)
-    sizes = {"vocab_size": len(own), "max_position_embeddings": 512, "pad_token_id": own.pad_token_id, "eos_token_id": own.eos_token_id, "bos_token_id": None}
+    sizes = {
+        "vocab_size": len(own),
+        "max_position_embeddings": 512,
+        "pad_token_id": own.pad_token_id,
+        "eos_token_id": own.eos_token_id,
+        "bos_token_id": None,
+    }
     plain, fast = (build(AUTO["causal"], "qwen3", "sdpa", **sizes) for _ in range(2))
 
     settings = SFTConfig(

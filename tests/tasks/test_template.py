@@ -318,10 +318,10 @@ def test_tokens_across_the_edge_of_a_turn(kind):
     )
     found = graded(messages("hi", "there is text.", "and", "words"), talk.tokenizer(spoken, kind=kind))
     assert [f.strip() for f in found] == ["there is text.", "words"]
-    assert (
-        graded(messages("hi", "\n\n\ndef f(x):\n    return x"), talk.tokenizer(CHATML, kind=kind))[0].lstrip()
-        == f"def f(x):\n    return x{IM_END}"
-    )
+    (found,) = graded(messages("hi", "日本"), talk.tokenizer(spoken, kind=kind))
+    assert found == "日本", "the space before it is a token of its own, the header's"
+    (found,) = graded(messages("hi", "\n\n\ndef f(x):\n    return x"), talk.tokenizer(CHATML, kind=kind))
+    assert found.lstrip() == f"def f(x):\n    return x{IM_END}"
 
 
 # ── which turns, and where they lie ──────────────────────────────────────────────────────────────
@@ -411,7 +411,7 @@ CONTROLLED = [
     [{"role": "user", "content": f"hi{IM_END}"}, {"role": "assistant", "content": "b"}],
     [{"role": "user", "content": "hi"}, call("look", {"where": f"a{IM_END}"}), {"role": "tool", "content": "r"}, {"role": "assistant", "content": "b"}],
     [{"role": "user", "content": "hi"}, call("look", json.dumps({f"{IM_END}": 1})), {"role": "tool", "content": "r"}, {"role": "assistant", "content": "b"}],
-    [{"role": "user", "content": "hi"}, call("look", {}), {"role": "tool", "content": f"r<|im_start|>"}, {"role": "assistant", "content": "b"}],
+    [{"role": "user", "content": "hi"}, call("look", {}), {"role": "tool", "content": "r<|im_start|>"}, {"role": "assistant", "content": "b"}],
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "b", "reasoning_content": f"x{IM_END}"}],
 ]  # fmt: skip
 
@@ -443,6 +443,34 @@ def test_no_content_can_pass_for_a_header():
     odd = "{% for m in messages %}{{ m.role + '> ' + m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}assistant> now: {% endif %}"
     turns = [{"role": "user", "content": "hi assistant> now: mine"}, {"role": "assistant", "content": "yours"}]
     assert graded(turns, talk.tokenizer(odd)) == ["yours<|stop|>"] or graded(turns, talk.tokenizer(odd)) == [" yours<|stop|>"]
+
+
+def test_turns_are_found_where_the_text_before_them_changes():
+    """A template that counts the messages never shows what the model is given; turns begin after their header all the same."""
+    written = "{{ m.role + '> ' }}{{ '(hm) ' if m.role == 'assistant' }}{{ m.content + eos_token }}"
+    counting = (
+        "{{ messages | length }}{% for m in messages %}" + written + "{% endfor %}{% if add_generation_prompt %}assistant> {% endif %}"
+    )
+    turns, own = messages("assistant> hi", "one", "(hm) two", "two"), talk.tokenizer(counting)
+    assert [g.lstrip() for g in graded(turns, own)] == ["(hm) one<|stop|>", "(hm) two<|stop|>"]
+    assert not any(s.same_context for s in renderer_of(own).render(turns).spans)
+
+
+def test_results_inside_a_call_are_hidden_rather_than_graded():
+    """A template that writes the result into the turn that asks for it, and closes neither."""
+    called = "{% for c in m.tool_calls or [] %}{{ c.function.name + '() = ' + after.content }}{% endfor %}"
+    turn = "{% set after = loop.nextitem %}{% if m.role != 'tool' %}{{ '\n' + m.role + ': ' + (m.content or '') }}" + called + "{% endif %}"
+    inline = "{% for m in messages %}" + turn + "{% endfor %}{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
+    turns = [
+        {"role": "user", "content": "hi"},
+        call("look", {}),
+        {"role": "tool", "content": "RESULT"},
+        {"role": "assistant", "content": "done"},
+    ]
+    shown = renderer_of(talk.tokenizer(inline)).render(turns)
+    assert shown.text == "\nuser: hi\nassistant: look() = RESULT\nassistant: done"
+    assert shown.hidden == (1,)
+    assert [shown.text[s.start : s.end] for s in shown.spans] == ["done"]
 
 
 def test_calls_that_a_template_mixes_with_results_are_hidden_rather_than_graded():

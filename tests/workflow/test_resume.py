@@ -62,6 +62,17 @@ def test_sigterm_finishes_the_update_saves_and_resumes_to_the_same_bits(recipe, 
     assert endings(luthier.resume(run)) == whole
 
 
+def test_a_stopped_run_can_be_ended_where_it_is(recipe):
+    with pytest.raises(Interrupted):
+        luthier.train(recipe, listener=stopping_at(3))
+    run = luthier.resume(newest_run(recipe), finish=True)
+    assert run.facts["status"] == "done"
+    assert run.facts["progress"]["step"] == 3
+    assert "after update 3 of" in run.facts["progress"]["stopped"]
+    assert (run.model / "model.safetensors").is_file()
+    assert run.lines("evaluations.jsonl")[-1]["step"] == 3
+
+
 def test_a_finished_run_is_not_trained_again(recipe):
     run = luthier.train(recipe)
     before = endings(run)

@@ -35,7 +35,13 @@ def setup(tmp_path):
 
     def made(template: str | None, rows: list[list[dict]], *, special: dict | None = None, **sections: dict) -> dict:
         known = talk.tokenizer(template, **(special or {}))
-        sizes = {"vocab_size": len(known), "max_position_embeddings": 128, "pad_token_id": known.pad_token_id, "bos_token_id": known.bos_token_id, "eos_token_id": known.eos_token_id}
+        sizes = {
+            "vocab_size": len(known),
+            "max_position_embeddings": 128,
+            "pad_token_id": known.pad_token_id,
+            "bos_token_id": known.bos_token_id,
+            "eos_token_id": known.eos_token_id,
+        }
         folder = tiny.save("llama", Path(mkdtemp(dir=tmp_path)), **sizes)
         known.save_pretrained(folder)
         file = folder / "rows.jsonl"
@@ -120,7 +126,12 @@ def test_broken_set_ups_are_refused_until_accepted(setup, name):
 
 
 def test_sound_set_ups_are_not_refused(setup):
-    for template, rows, options in ((CHATML, SEVERAL, {}), (None, SEVERAL, {}), (CHATML, SEVERAL, {"graded": "all"}), (talk.trl_template("qwen3"), SINGLE, {})):
+    for template, rows, options in (
+        (CHATML, SEVERAL, {}),
+        (None, SEVERAL, {}),
+        (CHATML, SEVERAL, {"graded": "all"}),
+        (talk.trl_template("qwen3"), SINGLE, {}),
+    ):
         checked = luthier.check(setup(template, rows, task=options))
         assert not [n for n in checked.notes if "accepted" in n]
         assert checked.summary["rows_quarantined"] == 0
@@ -138,8 +149,16 @@ def test_text2text_targets_are_looked_at_too(tmp_path):
     """A target longer than its share of the context is rejected, and many of them are a finding."""
     folder = tiny.save("llama", tmp_path / "model")
     file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(json.dumps({"text": f"the film was {i}", "label": "great " * (40 if i % 4 == 0 else 3)}) for i in range(40)), encoding="utf-8")
-    recipe = {"data": {"train": str(file), "max_bad_share": 0.5}, "task": "text2text", "model": str(folder), "output": {"folder": str(tmp_path / "runs"), "name": "x"}}
+    file.write_text(
+        "\n".join(json.dumps({"text": f"the film was {i}", "label": "great " * (40 if i % 4 == 0 else 3)}) for i in range(40)),
+        encoding="utf-8",
+    )
+    recipe = {
+        "data": {"train": str(file), "max_bad_share": 0.5},
+        "task": "text2text",
+        "model": str(folder),
+        "output": {"folder": str(tmp_path / "runs"), "name": "x"},
+    }
     with pytest.raises(DataError, match="answers-truncated") as caught:
         luthier.check(recipe)
     assert "task.max_target" in str(caught.value)

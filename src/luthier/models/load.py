@@ -218,12 +218,18 @@ def for_training(
         if out is not None and out.weight.numel() >= embedding.MIN_ELEMENTS:
             language.keep_gradient(out.weight)
             tables.add(id(out.weight))
+            out.register_forward_pre_hook(_to_weights)  # the head stays fp32, whatever the layers below are
     if dtype != torch.float32:
         for parameter in model.parameters():
             if id(parameter) not in tables:
                 parameter.data = parameter.data.to(dtype)
     model.train()
     return kept
+
+
+def _to_weights(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A forward pre-hook: what comes in, in the precision of the weights."""
+    return (inputs[0].to(module.weight.dtype), *inputs[1:])  # type: ignore[union-attr, arg-type]
 
 
 def adapt_config(config: PreTrainedConfig, section: Model) -> None:

@@ -20,7 +20,7 @@ from luthier.errors import DataError
 from luthier.tasks.conversation import Conversation, conversation, recognise, texts_in
 from luthier.tasks.language import LanguageTask
 from luthier.tasks.template import Rendered, Renderer, Span, TemplateError, TemplateStopped
-from luthier.tasks.tokenizer import renderer_of, special_tokens
+from luthier.tasks.tokenizer import renderer_of
 
 if TYPE_CHECKING:
     from luthier.models.heads import Head
@@ -92,7 +92,6 @@ class Chat(LanguageTask):
         import numpy as np
 
         renderer, backend = self.renderer(tokenizer), _whole(tokenizer)
-        special = np.array(tokenizer.convert_tokens_to_ids(special_tokens(tokenizer)))
         examples: list[dict[str, Any]] = []
         owner: list[int] = []
         rejected: dict[int, str] = {}
@@ -105,7 +104,7 @@ class Chat(LanguageTask):
             for (index, shown), encoding in zip(rendered.items(), encodings, strict=True):
                 ids = np.array(encoding.ids)
                 learned = self._learned(shown, records[index])
-                graded = self._graded(shown, learned, np.array(encoding.offsets).reshape(-1, 2), np.isin(ids, special))
+                graded = self._graded(shown, learned, np.array(encoding.offsets).reshape(-1, 2))
                 self._count(counts, shown, learned, graded, max_length)
                 ids = ids[: max_length + 1]
                 labels = np.where(graded[1 : max_length + 1], ids[1:], UNGRADED)
@@ -153,12 +152,12 @@ class Chat(LanguageTask):
         last = len(_before_last(record.target.messages))
         return [s for s in shown.spans if s.turn == last]
 
-    def _graded(self, shown: Rendered, learned: Sequence[Span], offsets: Any, special: Any) -> Any:
+    def _graded(self, shown: Rendered, learned: Sequence[Span], offsets: Any) -> Any:
         """Which tokens are graded, by their character offsets, (tokens,) bool.
 
-        A special token is graded where it begins in a turn; it may have swallowed white space on either side.
-        Of other tokens one across the turn's beginning is graded if it holds more of the turn than white space
-        (a template whose header ends with a space), and one across its end (full stop and line break in one).
+        A token across a turn's beginning is graded if it holds more of the turn than white space (a template
+        whose header ends with a space, but not a header's token that takes white space along); one across
+        its end always is (full stop and line break in one, a stop token that takes white space along).
         """
         import numpy as np
 
@@ -171,7 +170,7 @@ class Chat(LanguageTask):
         for span in learned:
             text = shown.text[span.start : span.end]
             words = span.start + len(text) - len(text.lstrip())
-            graded |= (starts < span.end) & ((starts >= span.start) | (~special & (ends > words)))
+            graded |= (starts < span.end) & ((starts >= span.start) | (ends > words))
         return graded
 
     def _count(self, counts: Counter[str], shown: Rendered, learned: Sequence[Span], graded: Any, max_length: int) -> None:

@@ -41,7 +41,8 @@ PLAIN = """{% if tools %}{{ 'System:\\nTools: ' + (tools | tojson) + '\\n\\n' }}
 {% if message.role == 'assistant' %}\
 {{ 'Assistant:\\n' + (message.content or '') }}\
 {% if message.tool_calls %}{% for call in message.tool_calls %}\
-{{ ('\\n' if message.content or not loop.first else '') + 'Call: ' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) }}\
+{{ '\\n' if message.content or not loop.first else '' }}\
+{{ 'Call: ' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) }}\
 {% endfor %}{% endif %}\
 {{ eos_token + '\\n\\n' }}\
 {% else %}\
@@ -88,7 +89,7 @@ class Renderer:
         Raises TemplateError where the template is not valid.
         """
         self.template, self._specials = template, dict(specials)
-        self._marks = tuple(sorted(special_tokens, key=len, reverse=True))
+        self.marks = tuple(sorted(special_tokens, key=len, reverse=True))
         try:
             self._compiled = _compiled(template)
         except (jinja2.TemplateError, SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
@@ -102,116 +103,17 @@ class Renderer:
 
     def control_token(self, text: str) -> str | None:
         """A special token that stands in a message's own text, if one does."""
-        return next((m for m in self._marks if m in text), None)
+        return next((m for m in self.marks if m in text), None)
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None) -> Rendered:
         """The whole conversation with the spans of its assistant turns. Raises TemplateError."""
-        text = self._render(messages, tools, prompt=False)
-        spans, hidden = [], []
-        for turn, message in enumerate(messages):
-            if message["role"] == "assistant":
-                span = self._span(text, messages, turn, tools)
-                if span is None:
-                    hidden.append(turn)
-                else:
-                    spans.append(span)
-        return Rendered(text, tuple(spans), tuple(hidden))
+        search = _Search(self, messages, tools)
+        found = {turn: search.span(turn) for turn, message in enumerate(messages) if message["role"] == "assistant"}
+        return Rendered(search.text, tuple(s for s in found.values() if s), tuple(turn for turn, s in found.items() if not s))
 
-    def _span(self, text: str, messages: Sequence[Message], turn: int, tools: Sequence[Any] | None) -> Span | None:
-        """Where the turn's own text and its stop token lie; None where the template does not show it, or mixes it with others."""
-        prompt = self._render(messages[:turn], tools, prompt=True)
-        asked = text.startswith(prompt)
-        alone = self._as_last(text, messages, turn, tools)
-        closed = alone.rstrip()
-        found = self._by_sentinel(text, messages, turn, tools, prompt if asked else None)
-        if found is not None and alone.startswith(text[: found.body]):
-            span = Span(turn, found.start, found.end, found.end > found.body, found.same_prompt)
-        elif (
-            asked
-            and len(closed) > len(prompt)
-            and closed.endswith(self._marks)
-            and text.startswith(closed)
-            and self._shows(messages[:turn], tools, prompt)
-        ):
-            span = Span(turn, len(prompt), len(closed), True, True)
-        elif found is not None and not self._holds_next(text[: found.body], messages, turn, tools):
-            span = Span(turn, found.start, found.end, found.end > found.body, not alone and found.same_prompt)
-        else:
-            return None
-        called = [str(call["function"]["name"]) for call in messages[turn].get("tool_calls") or ()]
-        return span if all(name in text[span.start : span.end] for name in called) else None
-
-    def _as_last(self, text: str, messages: Sequence[Message], turn: int, tools: Sequence[Any] | None) -> str:
-        """The conversation up to the turn; empty where the template wants more to follow."""
-        if turn == len(messages) - 1:
-            return text
-        try:
-            return self._render(messages[: turn + 1], tools, prompt=False)
-        except TemplateError:
-            return ""
-
-    def _shows(self, earlier: Sequence[Message], tools: Sequence[Any] | None, prompt: str) -> bool:
-        """Whether the template shows an assistant turn that comes last, after the generation prompt."""
-        sentinel = _sentinel()
-        try:
-            shown = self._render([*earlier, {"role": "assistant", "content": sentinel}], tools, prompt=False)
-        except TemplateError:
-            return False
-        return sentinel in shown[len(prompt) :] and shown.startswith(prompt)
-
-    def _by_sentinel(
-        self, text: str, messages: Sequence[Message], turn: int, tools: Sequence[Any] | None, prompt: str | None
-    ) -> _Place | None:
-        """Where the turn lies, if the template shows another in its place, and what follows it stays the same.
-
-        `prompt` is the generation prompt where `text` begins with it.
-        """
-        sentinel, earlier = _sentinel(), messages[:turn]
-        rest = [{"role": "assistant", "content": sentinel}, *messages[turn + 1 :]]
-        try:
-            before, shown, after = self._render([*earlier, *rest], tools, prompt=False).partition(sentinel)
-            if not shown or sentinel in after or not text.endswith(after):
-                return None
-            same = prompt is not None and before.startswith(prompt)
-            start = len(prompt or "") if same else self._after_header(before, earlier, rest, sentinel, tools)
-        except TemplateError:  # it refuses what follows where this turn is another, such as results without their call
-            return None
-        body = len(text) - len(after)
-        if not text.startswith(before[:start]) or body < start:
-            return None
-        return _Place(start, body, body + len(self._mark_at(after)), same)
-
-    def _after_header(
-        self, before: str, earlier: Sequence[Message], rest: Sequence[Message], sentinel: str, tools: Sequence[Any] | None
-    ) -> int:
-        """Where the turn begins in `before`, when that does not begin with the generation prompt.
-
-        With another sentinel in the message before, what lies between the two is the template's own.
-        """
-        if not earlier:
-            return len(before)
-        other = _sentinel()
-        replaced = [*earlier[:-1], {**earlier[-1], "content": other}]
-        header = self._render(replaced, tools, prompt=True).rpartition(other)[2]
-        between = self._render([*replaced, *rest], tools, prompt=False).partition(sentinel)[0].rpartition(other)[2]
-        known = before.endswith(between) and between.startswith(header)
-        return len(before) - len(between) + len(header) if known else len(before)
-
-    def _holds_next(self, upto: str, messages: Sequence[Message], turn: int, tools: Sequence[Any] | None) -> bool:
-        """Whether the text up to the turn's end changes with the message after it, such as a tool's result."""
-        if turn == len(messages) - 1:
-            return False
-        changed = [*messages[: turn + 1], {**messages[turn + 1], "content": _sentinel()}, *messages[turn + 2 :]]
-        try:
-            return not self._render(changed, tools, prompt=False).startswith(upto)
-        except TemplateError:
-            return True
-
-    def _mark_at(self, text: str) -> str:
-        """The white space and special token that `text` begins with; empty where it begins otherwise."""
-        rest = text.lstrip()
-        mark = next((m for m in self._marks if rest.startswith(m)), None)
-        return "" if mark is None else text[: len(text) - len(rest)] + mark
+    def write(self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None) -> str:
+        """The conversation as text. Raises TemplateError."""
+        return self._render(messages, tools, prompt=False)
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any] | None, *, prompt: bool) -> str:
         """Templates differ in what they want of calls: arguments as a mapping or as JSON text, no content or none at all."""
@@ -234,9 +136,8 @@ class Renderer:
                     messages=messages, tools=list(tools) if tools else None, add_generation_prompt=prompt, **self._specials
                 )
         except _Stopped as stopped:
-            raise TemplateStopped(
-                f"the chat template {stopped.limit}", where="chat template", remedy="give another with task.template"
-            ) from None
+            reason = f"the chat template {stopped.limit}"
+            raise TemplateStopped(reason, where="chat template", remedy="give another with task.template") from None
         except REFUSALS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TemplateError(f"the chat template refuses: {reason}") from None
@@ -249,6 +150,98 @@ class _Place(NamedTuple):
     body: int
     end: int
     same_prompt: bool
+
+
+class _Search:
+    """One conversation, and where its assistant turns lie in the text."""
+
+    def __init__(self, renderer: Renderer, messages: Sequence[Message], tools: Sequence[Any] | None) -> None:
+        self.renderer, self.messages, self.tools = renderer, messages, tools
+        self.text = renderer.write(messages, tools=tools)
+
+    def span(self, turn: int) -> Span | None:
+        """The turn with its stop token; None where the template does not show it, or mixes it with other turns."""
+        place = self._place(turn)
+        if place is None:
+            return None
+        called = [str(call["function"]["name"]) for call in self.messages[turn].get("tool_calls") or ()]
+        if not all(name in self.text[place.start : place.end] for name in called):
+            return None
+        return Span(turn, place.start, place.end, place.end > place.body, place.same_prompt)
+
+    def _place(self, turn: int) -> _Place | None:
+        """By the sentinel where the turn's text is also its text when it is the last; else by that one; else by the sentinel alone."""
+        prompt = self.renderer.prompt(self.messages[:turn], tools=self.tools)
+        asked = self.text.startswith(prompt)
+        last = turn == len(self.messages) - 1
+        alone = self.text if last else self._tried(self.messages[: turn + 1])
+        found = self._by_sentinel(turn, prompt if asked else None)
+        if found is not None and alone.startswith(self.text[: found.body]):
+            return found
+        closed = alone.rstrip()
+        if asked and len(closed) > len(prompt) and closed.endswith(self.renderer.marks) and self.text.startswith(closed):
+            sentinel = _sentinel()  # what comes after the prompt is the turn, if the template shows last turns at all
+            shown = self._tried([*self.messages[:turn], _answer(sentinel)])
+            if shown.startswith(prompt) and sentinel in shown[len(prompt) :]:
+                mark = next(m for m in self.renderer.marks if closed.endswith(m))
+                return _Place(len(prompt), len(closed) - len(mark), len(closed), True)
+        if found is None or not (last or self._apart(turn, self.text[: found.body])):
+            return None
+        return found._replace(same_prompt=found.same_prompt and not alone)
+
+    def _by_sentinel(self, turn: int, prompt: str | None) -> _Place | None:
+        """Where the turn lies, if the template shows another in its place, and what follows it stays the same.
+
+        `prompt` is the generation prompt where the text begins with it.
+        """
+        sentinel, rest = _sentinel(), self.messages[turn + 1 :]
+        before, shown, after = self._tried([*self.messages[:turn], _answer(sentinel), *rest]).partition(sentinel)
+        if not shown or sentinel in after or not self.text.endswith(after):
+            return None
+        same = prompt is not None and before.startswith(prompt)
+        start = len(prompt or "") if same else self._after_header(turn, before)
+        body = len(self.text) - len(after)
+        if not self.text.startswith(before[:start]) or body < start:
+            return None
+        return _Place(start, body, body + len(self._mark_at(after)), same)
+
+    def _after_header(self, turn: int, before: str) -> int:
+        """Where the turn begins in `before`, when that does not begin with the generation prompt.
+
+        With sentinels in the turn and in the message before it, what lies between the two is the template's own.
+        """
+        if not turn:
+            return len(before)
+        first, second = _sentinel(), _sentinel()
+        earlier = [*self.messages[: turn - 1], {**self.messages[turn - 1], "content": first}]
+        header = self.renderer.prompt(earlier, tools=self.tools).rpartition(first)[2]
+        between = self._tried([*earlier, _answer(second), *self.messages[turn + 1 :]]).partition(second)[0].rpartition(first)[2]
+        known = before.endswith(between) and between.startswith(header)
+        return len(before) - len(between) + len(header) if known else len(before)
+
+    def _apart(self, turn: int, upto: str) -> bool:
+        """Whether the text up to the turn's end stays as it is when the message after it, such as a tool's result, is another."""
+        after = {**self.messages[turn + 1], "content": _sentinel()}
+        return self._tried([*self.messages[: turn + 1], after, *self.messages[turn + 2 :]]).startswith(upto)
+
+    def _mark_at(self, text: str) -> str:
+        """The white space and special token that `text` begins with; empty where it begins otherwise."""
+        rest = text.lstrip()
+        mark = next((m for m in self.renderer.marks if rest.startswith(m)), None)
+        return "" if mark is None else text[: len(text) - len(rest)] + mark
+
+    def _tried(self, messages: Sequence[Message]) -> str:
+        """The messages as text; empty where the template refuses them, as it may results without their call."""
+        try:
+            return self.renderer.write(messages, tools=self.tools)
+        except TemplateStopped:
+            raise
+        except TemplateError:
+            return ""
+
+
+def _answer(text: str) -> Message:
+    return {"role": "assistant", "content": text}
 
 
 def _sentinel() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from luthier.errors import Interrupted
+from luthier.errors import Interrupted, RunError
 from luthier.inference.predict import outputs
 from luthier.models.load import for_training
 from luthier.runs.store import Run
@@ -77,12 +77,14 @@ class Fit:
         self.progress = Progress()
         self._saved_step, self._saved_at, self._gap_told = -1, time.monotonic(), False
 
-    def go(self) -> Progress:
-        """Train to the end, restore the best weights, and say how it went.
+    def go(self, *, finish: bool = False) -> Progress:
+        """Train to the end, restore the best weights, and say how it went; with `finish`, end where a stopped run is.
 
-        Raises Interrupted after saving when SIGINT or SIGTERM arrives.
+        Raises Interrupted after saving when SIGINT or SIGTERM arrives, RunError where there is nothing to finish.
         """
         self._restore()
+        if finish and not self.progress.step:
+            raise RunError("has no checkpoint to finish from", where=str(self.run.folder), remedy="resume it without --finish")
         size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values()) * 3 * (self.saving.keep + 2)
         need_space(self.run.checkpoints, size, purpose="training (checkpoints)")
         self.listener(Stage("train", f"{self.job.plan.total_updates} updates"))
@@ -97,6 +99,9 @@ class Fit:
                 done=self.progress.step,
             )
             begun = time.monotonic() - self.progress.seconds
+            if finish:
+                self._evaluate(self.progress.step, log)
+                self.progress.stopped = f"ended as asked after update {self.progress.step} of {self.job.plan.total_updates}"
             while self.progress.step < self.job.plan.total_updates and not self.progress.stopped:
                 report = next(reports)
                 self._note(report, log)

@@ -52,8 +52,8 @@ def start(resolved: Resolved, *, parent: str | None = None, listener: Listener =
     return run
 
 
-def resume(run: Run, *, listener: Listener = silent) -> Run:
-    """Go on with a run that was stopped; a finished one is returned as it is.
+def resume(run: Run, *, finish: bool = False, listener: Listener = silent) -> Run:
+    """Go on with a run that was stopped, or with `finish` end it where it is; a finished one is returned as it is.
 
     Raises RunError when its data have changed since.
     """
@@ -66,7 +66,7 @@ def resume(run: Run, *, listener: Listener = silent) -> Run:
         resolved.recipe.training.threads = facts["host"]["threads"]
         job = build(resolved, listener=listener)
         run.record(status="running")
-        _carry(job, run, listener=listener)
+        _carry(job, run, finish=finish, listener=listener)
     return run
 
 
@@ -138,11 +138,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _carry(job: Job, run: Run, *, listener: Listener) -> None:
+def _carry(job: Job, run: Run, *, finish: bool = False, listener: Listener) -> None:
     """Measure, train, record; the run's status says how it ended."""
     try:
         measured = before(job, run, listener=listener)
-        progress = Fit(job, run, listener=listener).go()
+        progress = Fit(job, run, listener=listener).go(finish=finish)
         run.record(weights_digest=weights_digest(job.loaded.model), progress=vars(progress))
         after(job, run, measured, listener=listener)
         run.record(status="done", ended=now())

@@ -45,7 +45,10 @@ class Piece(NamedTuple):
 
 
 def refuse(found: Sequence[Finding], accepted: Sequence[str], *, shown: Sequence[Any] = ()) -> list[str]:
-    """Notes for what was accepted. Raises LabelError with every other finding and the samples `shown`, RecipeError for a name that is none."""
+    """Notes for what was accepted.
+
+    Raises LabelError with every other finding and the samples `shown`, RecipeError for a name that is none.
+    """
     for name in accepted:
         if name not in NAMES:
             guess = nearest(name, NAMES)
