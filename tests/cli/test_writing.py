@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -180,6 +181,26 @@ def test_the_report_shows_what_was_written(home):
     assert {"bleu", "chrf", "rouge_l", "exact_match", "token_f1", "perplexity", "bits_per_byte"} <= set(scores)
     assert scores["exact_match"]["n"] == 4
     assert scores["loss"]["n"] > 4
+
+
+def test_a_tokenizer_without_a_pad_token_is_saved_without_one(home, tmp_path):
+    """Else the run's own model would be refused for the next training: its pad token would be its end token."""
+    import transformers
+
+    folder = tmp_path / "padless"
+    shutil.copytree(home / "runs" / "chatter-1" / "model", folder)
+    (folder / "luthier.json").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("pad_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    recipe = {
+        "data": dict.fromkeys(["train", "validation", "test"], str(home / "chats.jsonl")), "task": {"type": "chat", "max_new_tokens": 4},
+        "model": str(folder), "training": {"max_steps": 1, "threads": 1}, "evaluation": {"bootstrap": 100, "written": 2},
+        "output": {"folder": str(tmp_path / "runs")},
+    }  # fmt: skip
+    run = luthier.train(recipe)
+    assert transformers.AutoTokenizer.from_pretrained(run.model).pad_token is None
+    assert luthier.train({**recipe, "model": str(run.model)}).facts["status"] == "done"
 
 
 def test_a_model_trained_in_bf16_writes_in_evaluation(tmp_path, monkeypatch):

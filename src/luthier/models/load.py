@@ -88,7 +88,7 @@ def load(
     adapt_config(config, section)
     wanted = head(config)
     _refuse_head(wanted, config, section, source)
-    pad_id = _pad_token(config, tokenizer, notes)
+    pad_id = _pad_token(config, tokenizer, notes, kind=wanted.kind)
     if wanted.kind == "classes":
         config.num_labels = wanted.outputs
         config.id2label = dict(enumerate(wanted.labels))
@@ -270,12 +270,19 @@ def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, sta
     return int(min(positions, limit if limit < UNBOUNDED else positions))
 
 
-def _pad_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, notes: list[str]) -> int:
-    """Give model and tokenizer the same pad token; models without one take their end token."""
+def _pad_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, notes: list[str], *, kind: str) -> int:
+    """Give model and tokenizer the same pad token; models without one take their end token.
+
+    A tokenizer of a model that writes is left without: saved with it, it would have others leave the end
+    token ungraded as padding.
+    """
     if tokenizer.pad_token_id is None:
-        token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-        tokenizer.pad_token = token
+        token = str(tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0))
         notes.append(f"the tokenizer has no pad token; {token!r} stands in for it")
+        if kind != "classes":
+            config.pad_token_id = config.get_text_config().pad_token_id = tokenizer.get_vocab()[token]
+            return config.pad_token_id
+        tokenizer.pad_token = token
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     config.pad_token_id = tokenizer.pad_token_id
     return int(tokenizer.pad_token_id)
