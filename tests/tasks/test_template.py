@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.data.tokens import UNGRADED
 from luthier.errors import ModelError
-from luthier.tasks import template as rendering
+from luthier.tasks import sandbox
 from luthier.tasks.template import PLAIN, Renderer, TemplateError
 from luthier.tasks.tokenizer import renderer_of, stop_ids, turn_end
 from tests.tasks import talk
@@ -532,8 +532,8 @@ def test_templates_cannot_leave_the_sandbox(template):
     ],
 )  # fmt: skip
 def test_endless_and_huge_templates_are_stopped(template, monkeypatch):
-    monkeypatch.setattr(rendering, "SECONDS", 0.3)
-    monkeypatch.setattr(rendering, "MAX_MEMORY", 1 << 26)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+    monkeypatch.setattr(sandbox, "MAX_MEMORY", 1 << 26)
     began = time.monotonic()
     with pytest.raises(TemplateError):
         renderer(template).render(TALK)
