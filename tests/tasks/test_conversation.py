@@ -295,7 +295,7 @@ def test_templates_that_fail_or_loop_refuse_the_training(tmp_path):
 
 
 def test_a_template_that_loops_is_given_up_after_a_few_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("luthier.tasks.template.SECONDS", 0.1)
+    monkeypatch.setattr("luthier.tasks.sandbox.SECONDS", 0.1)
     known = talk.tokenizer("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
     with pytest.raises(
         TemplateError, match=r"chat template: the chat template ran longer than .* seconds\n  → give another with task.template"
