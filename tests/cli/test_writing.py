@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 
 import luthier
+from luthier.cli import screen
 from luthier.cli.main import root
-from luthier.errors import LuthierError
+from luthier.errors import DataError, LuthierError
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +118,8 @@ def test_blanks_are_filled(say):
 )  # fmt: skip
 def test_wrong_inputs_are_refused_in_words(say, arguments, message):
     told = say(*arguments)
-    if isinstance(told.exception, LuthierError):
-        assert message in str(told.exception)
-    else:
-        assert isinstance(told.exception, SystemExit), told.exception
-        assert told.exit_code != 0 or not message
+    assert isinstance(told.exception, LuthierError), (told.output, told.exception)
+    assert message in str(told.exception)
 
 
 def test_plain_transformers_loads_what_was_saved(home):
@@ -245,3 +245,62 @@ def test_probes_show_what_was_forgotten(tmp_path):
     assert found["model"]["perplexity"]["value"] > 1.2 * found["base"]["perplexity"]["value"]
     assert second.scores["methods"]["model"]["loss"]["value"] < second.scores["methods"]["base"]["loss"]["value"]
     assert "Elsewhere" in second.report.read_text()
+
+
+TALKS = {
+    "task": {"type": "chat", "max_new_tokens": 4},
+    "model": {"from_scratch": {"vocabulary": 300, "hidden_size": 32, "layers": 1, "heads": 2, "context": 64}},
+    "training": {"max_steps": 2, "threads": 1},
+    "evaluation": {"bootstrap": 100, "written": 0},
+}
+
+
+def _talks(path, answers):
+    path.write_text("".join(json.dumps({"prompt": "say it", "completion": a}) + "\n" for a in answers))
+    return str(path)
+
+
+def test_probes_leave_out_the_rows_that_training_would(tmp_path):
+    """A row that the template refuses is in no figure, and the others keep their own bytes."""
+    train = _talks(tmp_path / "train.jsonl", ["yes indeed", "no never", "well maybe"] * 10)
+    clean, mixed = ["first", "second longer answer"], ["first", "bad <|end|> mark", "second longer answer"]
+    recipe = {
+        **TALKS, "data": dict.fromkeys(["train", "validation", "test"], train), "output": {"folder": str(tmp_path / "runs")},
+        "evaluation": {**TALKS["evaluation"], "probes": {"clean": _talks(tmp_path / "a.jsonl", clean), "mixed": _talks(tmp_path / "b.jsonl", mixed)}},
+    }  # fmt: skip
+    run = luthier.train(recipe)
+    assert run.scores["probes"]["clean"] == run.scores["probes"]["mixed"]
+    assert {Path(p).name for p in run.facts["data"]["files"]} >= {"a.jsonl", "b.jsonl"}
+
+
+def test_a_missing_probe_is_refused_before_training(tmp_path):
+    """Also for a model from nothing, which has no figures from before."""
+    train = _talks(tmp_path / "train.jsonl", ["yes indeed", "no never", "well maybe"] * 10)
+    recipe = {
+        **TALKS, "data": dict.fromkeys(["train", "validation", "test"], train), "output": {"folder": str(tmp_path / "runs")},
+        "evaluation": {**TALKS["evaluation"], "probes": {"gone": str(tmp_path / "gone.jsonl")}},
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"gone\.jsonl"):
+        luthier.check(recipe)
+    with pytest.raises(DataError, match=r"gone\.jsonl"):
+        luthier.train(recipe)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/log.jsonl"))
+
+
+def test_your_own_scores_are_shown(tmp_path, monkeypatch):
+    """In scores, terminal and report, whatever their number."""
+    (tmp_path / "mine.py").write_text("def politeness(text, reference):\n    return 0.25\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train = _talks(tmp_path / "train.jsonl", ["yes indeed", "no never", "well maybe"] * 10)
+    run = luthier.train(
+        {
+            **TALKS, "data": dict.fromkeys(["train", "validation", "test"], train), "output": {"folder": str(tmp_path / "runs")},
+            "task": {**TALKS["task"], "scorers": ["mine:politeness"]}, "evaluation": {"bootstrap": 100, "written": 3},
+        }
+    )  # fmt: skip
+    assert run.scores["own_scores"] == ["politeness"]
+    assert run.scores["written_rows"] == 3
+    assert run.scores["methods"]["model"]["politeness"]["value"] == 0.25
+    assert "politeness" in run.report.read_text()
+    monkeypatch.setattr(screen, "console", Console(width=200))
+    assert "politeness" in [c.header for c in screen.scores_table(run).columns]

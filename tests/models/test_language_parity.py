@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from luthier.errors import ModelError
 from luthier.models import embedding, forward, language
 from luthier.models.batch import PADDING_COST_TOKENS, UNGRADED, collate
+from luthier.models.config import AUTO
 from luthier.models.heads import Head
-from luthier.models.load import AUTO, for_training
+from luthier.models.load import for_training
 from luthier.recipe.sections import Training
 from luthier.training.optim import Optimizer
 from tests import tiny

@@ -6,7 +6,7 @@ import torch
 
 from luthier.models import forward
 from luthier.models.batch import collate
-from luthier.models.load import AUTO
+from luthier.models.config import AUTO
 from tests.models.test_parity import build
 from tests.tasks import talk
 from tests.tasks.talk import CHATML, messages, record, task

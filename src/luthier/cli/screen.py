@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from luthier.evaluation.baselines import METHODS
-from luthier.evaluation.report import HEADLINES, best_method
+from luthier.evaluation.report import best_method, headlines
 from luthier.runs.store import Run
 from luthier.workflow.events import Evaluated, Event, Note, Stage, Stepped
 
@@ -91,7 +91,7 @@ def kind_of(run: Run) -> str:
 def scores_table(run: Run) -> Table:
     """Every method beside the model, each figure with its 95% interval."""
     scores = run.scores
-    names = [n for n in HEADLINES[kind_of(run)] if n in scores["methods"]["model"]]
+    names = headlines(kind_of(run), scores)
     names = names[: max(1, (console.width - 32) // 19)]
     table = Table(
         title=f"{scores['test_rows']} test rows{_written(scores)}, 95% bootstrap intervals",
@@ -118,7 +118,7 @@ def probes_line(run: Run) -> list[str]:
     """What the training did to other texts, a line for each probe."""
     lines = []
     for name, sides in run.scores.get("probes", {}).items():
-        metric = next(n for n in HEADLINES[kind_of(run)] if n in sides["model"])
+        metric = next(n for n in headlines(kind_of(run), run.scores) if n in sides["model"])
         values = " → ".join(f"{sides[s][metric]['value']:.3f}" for s in ("base", "model") if s in sides)
         lines.append(f"elsewhere {name}: {metric.replace('_', ' ')} {values}")
     return lines

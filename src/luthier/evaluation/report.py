@@ -5,7 +5,7 @@ Enters: the `Story` of a run, its task, and the test part with its outputs. Leav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ HEADLINES = {
     "multi_label": ("f1_micro", "f1_macro", "precision_micro", "recall_micro", "accuracy"),
     "regression": ("pearson", "spearman", "rmse", "mae", "r2"),
     "causal": ("perplexity", "bits_per_byte", "loss", "token_accuracy"),
-    "masked": ("perplexity", "loss", "token_accuracy"),
+    "masked": ("pseudo_perplexity", "perplexity", "loss", "token_accuracy"),
     "text2text": ("chrf", "bleu", "rouge_l", "exact_match", "perplexity"),
     "chat": ("perplexity", "token_accuracy", "chrf", "rouge_l", "loss"),
 }
@@ -52,7 +52,7 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
     facts, scores = story.facts, story.scores
     methods, metric = scores["methods"], scores["metric"]
-    names = [n for n in HEADLINES[task.kind] if n in methods["model"]]
+    names = headlines(task.kind, scores)
     context = {
         "css": Markup((HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  (our own style sheet)
         "name": story.name,
@@ -74,6 +74,11 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "samples": story.samples[:SAMPLES],
     }
     return environment.get_template("report.html.j2").render(context)
+
+
+def headlines(kind: str, scores: Mapping[str, Any]) -> list[str]:
+    """The scores that a run of a kind shows, its own ones last."""
+    return [n for n in (*HEADLINES[kind], *scores.get("own_scores", ())) if n in scores["methods"]["model"]]
 
 
 NO_LABELS: dict[str, Any] = {"classes": [], "confusion": None, "reliability": "", "fit": "", "mistakes": []}

@@ -64,8 +64,6 @@ class Predictor:
         refuse_foreign_head(self.card["head"], folder)
         section = Model(name=str(folder), head=self.card["head"])
         self.task = restore_task(self.card)
-        if self.card["task"]["type"] != "classification":
-            self._texts = self._no_labels  # type: ignore[method-assign]
         self.host = machine.set_up(device=device, threads=threads)  # type: ignore[arg-type]
         self.loaded = loading.load(
             Source(str(folder), str(folder), None),
@@ -117,9 +115,6 @@ class Predictor:
         if not texts:
             return []
         return self.task.decode(self.outputs(texts, pairs if self.card["text_pair"] else None))
-
-    def _no_labels(self, row: str | dict[str, Any]) -> str:
-        return f"a model for {self.task.name} gives no labels: use luthier {'fill' if self.task.masked else 'generate'}"
 
     def _texts(self, row: str | dict[str, Any]) -> tuple[str, str | None] | str:
         return self.task.texts({self.card["text"]: row} if isinstance(row, str) else row)

@@ -41,7 +41,7 @@ class Writer:
         self.loaded.model.eval()
         self.tokenizer, self.config = self.loaded.tokenizer, self.loaded.model.config
         self.max_length: int = min(self.card["max_length"], self.loaded.max_length) if self.card else self.loaded.max_length
-        self.converses = self.task.name == "chat" if self.task is not None else bool(self.tokenizer.chat_template)
+        self.converses = self.task.converses if self.task is not None else bool(self.tokenizer.chat_template)
 
     @classmethod
     def open(cls, name: str | Path, **options: Any) -> Writer:
@@ -63,7 +63,7 @@ class Writer:
         if not prompt:
             raise LuthierError("the prompt is empty", remedy="give some text, or a message")
         if isinstance(prompt, str) and not self.converses:
-            if self.task is not None and self.task.name == "text2text":
+            if self.task is not None and self.task.answers:
                 text = self.task.source({self.card["text"]: prompt}) if self.card else prompt
                 if isinstance(text, str):
                     raise LuthierError(text, remedy="this model's prompt needs more columns than one text")
@@ -81,25 +81,28 @@ class Writer:
         prompts: Sequence[str | Sequence[Mapping[str, Any]]],
         sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008  (frozen)
         *,
+        tools: Sequence[Any] | None = None,
         constraint: Any = None,
     ) -> list[list[Written]]:
-        """For each text or conversation, its candidates."""
+        """For each text or conversation, its candidates; `tools` are what conversations may call."""
         return generate(
             self.loaded.model,
             self.tokenizer,
-            [self.prompt_ids(p) for p in prompts],
+            [self.prompt_ids(p, tools=tools) for p in prompts],
             sampling,
             stop_ids=self.stops,
             max_length=self.max_length,
             constraint=constraint,
         )
 
-    def stream(self, prompt: str | Sequence[Mapping[str, Any]], sampling: Sampling, *, constraint: Any = None) -> Iterator[str]:
+    def stream(
+        self, prompt: str | Sequence[Mapping[str, Any]], sampling: Sampling, *, tools: Sequence[Any] | None = None, constraint: Any = None
+    ) -> Iterator[str]:
         """The text for one prompt, piece by piece."""
         return stream(
             self.loaded.model,
             self.tokenizer,
-            self.prompt_ids(prompt),
+            self.prompt_ids(prompt, tools=tools),
             sampling,
             stop_ids=self.stops,
             max_length=self.max_length,

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config
 
 from luthier.errors import ModelError
+from luthier.models.config import AUTO, set_labels
 from luthier.models.heads import Head
-from luthier.models.load import AUTO, Loaded, arrange
+from luthier.models.load import Loaded, arrange
 from luthier.security.artifacts import write_atomic
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def create(
         raise ModelError(
             f"a {section.architecture} has no {wanted.kind} head", where="model.from_scratch.architecture", remedy=f"set it to {right}"
         )
-    if wanted.kind == "classes":
-        config.num_labels, config.problem_type = wanted.outputs, wanted.problem_type  # type: ignore[assignment]
-        config.id2label = dict(enumerate(wanted.labels))
-        config.label2id = {label: i for i, label in enumerate(wanted.labels)}
+    set_labels(config, wanted)
     torch.manual_seed(seed)
     model = AUTO[wanted.kind].from_config(config, attn_implementation="sdpa")
     return arrange(model, tokenizer, head=wanted, attention=attention, pad_id=int(tokenizer.pad_token_id), fresh=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from luthier.recipe.fields import Strings
 from luthier.recipe.origin import parse
 from luthier.recipe.tasks.options import TaskOptions
 
@@ -24,17 +25,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Paths = Annotated[list[str], BeforeValidator(_as_list)]
-
-
 class Data(Section):
     """Where rows come from and how they are shared out.
 
-    Paths are relative to the recipe's folder, or to the data set's folder where `name` is given.
+    Strings are relative to the recipe's folder, or to the data set's folder where `name` is given.
     """
 
     name: str | None = Field(None, description="name of a public data set: its folder under $LUTHIER_DATA")
@@ -42,12 +36,12 @@ class Data(Section):
         None, description="where the public data set comes from: github:OWNER/REPO@COMMIT[/FOLDER] or hf:OWNER/NAME@COMMIT"
     )
     sample: bool = Field(False, description="use the few rows shipped with Luthier instead of the whole data set")
-    train: Paths = Field(
+    train: Strings = Field(
         min_length=1,
         description="training files: CSV, TSV, JSONL, JSON, Parquet, text, also .gz; a folder, or a pattern: books/*.txt",
     )
-    validation: Paths | None = Field(None, description="validation files; split from train where absent")
-    test: Paths | None = Field(None, description="test files; split from train where absent")
+    validation: Strings | None = Field(None, description="validation files; split from train where absent")
+    test: Strings | None = Field(None, description="test files; split from train where absent")
     format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet", "text"] = Field("auto", description="file format")
     separator: str | None = Field(None, description="text files: what stands between documents; a file is one document where absent")
     encoding: str = Field("auto", description="text encoding; auto detects it")
@@ -161,9 +155,14 @@ class Evaluation(Section):
     baselines: Auto | list[Baseline] = Field(
         "auto", description="simple methods scored beside the model; auto: all that the task has (copy is for text2text)"
     )
-    written: int = Field(100, ge=0, description="tasks that write: test rows answered in full, for the scores of texts and the samples")
+    written: int = Field(
+        100,
+        ge=0,
+        description="test rows answered in full, for scores of texts and samples; encoders: hidden word by word",
+    )
     probes: dict[str, str] = Field(
-        default_factory=dict, description="other files, by a name each, on which the model is scored before and after: what it forgot"
+        default_factory=dict,
+        description="other files, by a name each, on which the model is scored before and after: what it forgot; 300 rows of each at most",
     )
     bootstrap: int = Field(1000, ge=100, description="resamples for the 95% intervals")
     max_tokens: int = Field(16384, gt=0, description="tokens a forward pass at most in evaluation")

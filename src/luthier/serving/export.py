@@ -87,9 +87,9 @@ def _tokens_read_back(folder: Path, predictor: Predictor, texts: list[str]) -> f
     from transformers import AutoTokenizer
 
     from luthier.models.batch import collate
+    from luthier.models.config import AUTO
     from luthier.models.forward import hidden_states, masked_logits
     from luthier.models.language import head_of
-    from luthier.models.load import AUTO
 
     loaded = predictor.loaded
     with quiet():

@@ -37,7 +37,7 @@ class Chat(LanguageTask):
     """The task, with the format that its rows have."""
 
     name = "chat"
-    writes = True
+    writes = answers = converses = True
     most_epochs = 5
 
     def __init__(self, options: ChatOptions, data: Data, *, format: str = "messages") -> None:
@@ -110,7 +110,6 @@ class Chat(LanguageTask):
                 labels = np.where(graded[1 : max_length + 1], ids[1:], UNGRADED)
                 if (labels == UNGRADED).all():
                     cut = graded[max_length + 1 :].any()
-                    counts["answers_lost"] += bool(cut)
                     rejected[index] = f"its answers lie beyond the {max_length} tokens that fit" if cut else "nothing in it is graded"
                     continue
                 examples.append({"input_ids": ids[:-1], "labels": labels})
@@ -181,7 +180,6 @@ class Chat(LanguageTask):
         counts["turns"] += len(shown.spans) + len(shown.hidden)
         counts["turns_hidden"] += len(shown.hidden)
         counts["turns_ungraded"] += 0 if self.chat.graded == "all" else len(shown.spans) - len(learned)
-        counts["turns_unstopped"] += sum(not s.stopped for s in learned)
         counts["contexts_changed"] += sum(not s.same_context for s in learned)
         counts["turns_graded"] += len(learned)
 

@@ -45,8 +45,7 @@ class Classification:
     """The task, with the label space that the training rows gave it."""
 
     name = "classification"
-    writes = False
-    alters = masked = False
+    writes = answers = converses = alters = masked = False
     baselines = ("majority", "tfidf", "frozen")
     fewest_epochs, most_epochs = 3, 20
     rate, rate_width = 2e-4, 384

@@ -7,7 +7,7 @@ its graded tokens cost, how many they are, and how many were predicted right.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.data.prepare import Record, need_columns
@@ -45,6 +45,8 @@ class LanguageTask:
     name: ClassVar[str]
     masked: ClassVar[bool] = False
     writes: ClassVar[bool] = False
+    answers: ClassVar[bool] = False
+    converses: ClassVar[bool] = False
     alters: ClassVar[bool] = False
     baselines: ClassVar[tuple[str, ...]] = ()
     metric = "loss"
@@ -82,6 +84,10 @@ class LanguageTask:
         value = row.values.get(self.data.text)
         fault = text_fault(value)
         return fault or Record(str(value), None, None, row.file, row.line)
+
+    def texts(self, values: Mapping[str, Any]) -> str:
+        """Why a row has no label to predict."""
+        return f"a model for {self.name} gives no labels: use luthier {'generate' if self.writes else 'fill'}"
 
     def corpus(self, records: Sequence[Record]) -> list[str]:
         """All text that a new tokenizer should know."""

@@ -28,7 +28,7 @@ class Text2Text(LanguageTask):
     """The task."""
 
     name = "text2text"
-    writes = True
+    writes = answers = True
     baselines = ("copy",)
     most_epochs = 10
 

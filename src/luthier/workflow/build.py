@@ -27,6 +27,7 @@ from luthier.workflow import xray
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
 from luthier.workflow.plan import Plan, infer_from_data, plan
+from luthier.workflow.probes import Probe, read_probes
 
 MUCH_UNKNOWN = 0.05
 
@@ -43,6 +44,7 @@ class Job:
     tokens: dict[Part, Tokens]
     plan: Plan
     notes: list[str]
+    probes: dict[str, Probe]
 
     @property
     def task(self) -> Any:
@@ -97,12 +99,14 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         resolved, data, examples=len(tokens["train"]), hidden_size=config.hidden_size, longest_model=limit, longest_text=longest
     )  # fmt: skip
     _check_metric(data, decided.metric)
+    probes, hashes = read_probes(resolved, data.task, loaded, max_length=decided.max_length)
+    data.prepared.files.update(hashes)
     notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length), *_unknown_note(tokens, loaded)]
     if loaded.layout.kind == "padded":
         notes.append(f"batches are padded: {loaded.layout.reason}")
     for text in notes:
         listener(Note(text))
-    return Job(resolved, data, host, source, loaded, tokens, decided, notes)
+    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes)
 
 
 def _tokens(resolved: Resolved, data: Dataset, loaded: Loaded) -> tuple[dict[Part, Tokens], int]:

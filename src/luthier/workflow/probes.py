@@ -1,62 +1,67 @@
-"""What a training did elsewhere: scores on other files, before and after.
+"""What a training did elsewhere: other files, on which the model is scored before and after.
 
-Enters: a job and its probe files, read as the training files are. Leaves: the figures of each probe's rows, from
-which the scores are drawn.
+Enters: the probe files of a recipe, read as the training files are. Leaves: for each its rows in tokens, read
+before anything is trained, and the figures from which its scores are drawn.
 """
 
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luthier.data.origin import located
 from luthier.data.prepare import Record
-from luthier.data.rows import read
-from luthier.data.tokens import cache_folder
+from luthier.data.rows import archive_of, read
+from luthier.data.tokens import Tokens, cache_folder
 from luthier.errors import DataError
-from luthier.evaluation.intervals import Score, with_intervals
 from luthier.inference.predict import outputs
-from luthier.workflow.build import Job
+from luthier.security.artifacts import sha256
+
+if TYPE_CHECKING:
+    from luthier.models.load import Loaded
+    from luthier.recipe import Resolved
+    from luthier.workflow.build import Job
 
 ROWS = 300
 """Rows of a probe that are looked at, drawn with the seed."""
 
 
-def records_of(job: Job) -> dict[str, list[Record]]:
-    """The usable rows of each probe. Raises DataError for one without any."""
-    recipe, found = job.resolved.recipe, {}
-    data = recipe.data
-    for name, file in recipe.evaluation.probes.items():
+class Probe(NamedTuple):
+    """Rows of another file, and the same rows in tokens."""
+
+    records: list[Record]
+    tokens: Tokens
+
+
+def read_probes(resolved: Resolved, task: Any, loaded: Loaded, *, max_length: int) -> tuple[dict[str, Probe], dict[str, str]]:
+    """Every probe of a recipe, and the hashes of their files. Raises DataError for one without a usable row."""
+    data, probes = resolved.recipe.data, resolved.recipe.evaluation.probes
+    beside = data.model_copy(update={"name": None, "sample": False})  # probes lie beside the recipe, not in the data set
+    found: dict[str, Probe] = {}
+    hashes: dict[str, str] = {}
+    for name, file in probes.items():
+        paths = located(file, beside, folder=resolved.folder)
         rows = [
-            row
-            for path in located(file, data.model_copy(update={"name": None, "sample": False}), folder=job.resolved.folder)
-            for row in read(path, encoding=data.encoding, separator=data.separator, text=data.text).rows
+            r for p in paths for r in read(p, encoding=data.encoding, columns=data.columns, separator=data.separator, text=data.text).rows
         ]
-        records = [r for row in rows if isinstance(r := job.task.record(row), Record)]
+        hashes |= {str(archive_of(p)): sha256(archive_of(p)) for p in paths}
+        records = [r for row in rows if isinstance(r := task.record(row), Record)]
+        if len(records) > ROWS:
+            records = random.Random(resolved.recipe.training.seed).sample(records, ROWS)
+        encoded = task.encode(records, loaded.tokenizer, config=loaded.model.config, max_length=max_length, cache=cache_folder())
+        records = [r for i, r in enumerate(records) if i not in encoded.rejected]
         if not records:
             raise DataError("no usable rows", where=f"evaluation.probes.{name}", remedy="a probe needs the columns of the training files")
-        if len(records) > ROWS:
-            records = random.Random(recipe.training.seed).sample(records, ROWS)
-        found[name] = records
-    return found
+        found[name] = Probe(records, encoded.tokens)
+    return found, hashes
 
 
-def measure(job: Job, probes: dict[str, list[Record]]) -> dict[str, NDArray[np.float64]]:
+def measure(job: Job) -> Mapping[str, NDArray[np.float64]]:
     """The model's figures on each probe, (rows, width)."""
-    layout, recipe = job.loaded.layout, job.resolved.recipe
-    found = {}
-    for name, records in probes.items():
-        encoded = job.task.encode(
-            records, job.loaded.tokenizer, config=job.loaded.model.config, max_length=job.plan.max_length, cache=cache_folder()
-        )
-        answer = job.task.answer(layout)
-        found[name] = outputs(job.loaded.model, encoded.tokens, layout, answer=answer, max_tokens=recipe.evaluation.max_tokens)
-    return found
-
-
-def scores(job: Job, records: list[Record], figures: NDArray[Any]) -> dict[str, Score]:
-    """The task's scores on a probe, with intervals."""
-    return with_intervals(job.task.scores, job.task.gold(records), figures, resamples=job.resolved.recipe.evaluation.bootstrap)
+    layout, budget = job.loaded.layout, job.resolved.recipe.evaluation.max_tokens
+    answer = job.task.answer(layout)
+    return {name: outputs(job.loaded.model, probe.tokens, layout, answer=answer, max_tokens=budget) for name, probe in job.probes.items()}

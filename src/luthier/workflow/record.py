@@ -68,7 +68,7 @@ def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
         figures = written.figures(job, "test", texts)
         if figures is not None:
             found["base.written"] = figures
-        for name, values in probes.measure(job, probes.records_of(job)).items():
+        for name, values in probes.measure(job).items():
             found[f"base.probe.{name}"] = values
     found = {name: np.ascontiguousarray(value, dtype=np.float64) for name, value in found.items()}
     write_atomic(path, lambda p: save_file(found, p))
@@ -101,7 +101,14 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         "head": job.resolved.recipe.model.head,
     }
     elsewhere = _elsewhere(job, measured)
-    facts = {"metric": job.plan.metric, "test_rows": len(test), "written_rows": len(texts), "methods": scores, "probes": elsewhere}
+    facts = {
+        "metric": job.plan.metric,
+        "test_rows": len(test),
+        "written_rows": written.answered(job),
+        "own_scores": written.own_names(job),
+        "methods": scores,
+        "probes": elsewhere,
+    }
     write_json(run.folder / "scores.json", facts)
     write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
     kept = {"outputs": np.ascontiguousarray(answers), "gold": np.ascontiguousarray(gold)}
@@ -117,12 +124,12 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
 
 def _elsewhere(job: Job, measured: dict[str, Array]) -> dict[str, dict[str, dict[str, Score]]]:
     """Probe -> before and after -> scores."""
-    records = probes.records_of(job)
+    task, resamples = job.task, job.resolved.recipe.evaluation.bootstrap
     found: dict[str, dict[str, dict[str, Score]]] = {}
-    for name, figures in probes.measure(job, records).items():
-        before = measured.get(f"base.probe.{name}")
-        found[name] = {} if before is None else {"base": probes.scores(job, records[name], before)}
-        found[name]["model"] = probes.scores(job, records[name], figures)
+    for name, figures in probes.measure(job).items():
+        gold = task.gold(job.probes[name].records)
+        sides = {"base": measured.get(f"base.probe.{name}"), "model": figures}
+        found[name] = {s: with_intervals(task.scores, gold, v, resamples=resamples) for s, v in sides.items() if v is not None}
     return found
 
 

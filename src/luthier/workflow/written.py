@@ -17,6 +17,7 @@ from luthier.data.split import Part
 from luthier.evaluation.intervals import Score, with_intervals
 from luthier.inference.fill import pseudo_figures, pseudo_scores
 from luthier.inference.generate import Sampling, beams, generate
+from luthier.tasks.texts import NAMES
 from luthier.tasks.tokenizer import stop_ids
 from luthier.workflow.build import Job
 
@@ -50,10 +51,21 @@ def write(job: Job, part: Part) -> list[str]:
             max_tokens=budget,
         )
         return [str(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in found]
-    free = task.name == "causal"
+    free = not task.answers
     sampling = Sampling(max_new_tokens=most, temperature=0.8 if free else 0.0, top_p=0.95 if free else None, seed=0)
     answers = generate(loaded.model, loaded.tokenizer, prompts, sampling, stop_ids=stops, max_length=length, max_tokens=budget)
     return [a[0].text if free else a[0].text.strip() for a in answers]
+
+
+def answered(job: Job) -> int:
+    """The test rows on which texts are scored."""
+    return len(rows_of(job, "test")) if job.task.text_score_names() else 0
+
+
+def own_names(job: Job) -> list[str]:
+    """The scores that the recipe adds."""
+    scorer = job.task.text_scorer()
+    return [n for n in scorer.names if n not in NAMES] if scorer else []
 
 
 def figures(job: Job, part: Part, texts: Sequence[str]) -> Array | None:

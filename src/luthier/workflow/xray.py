@@ -72,7 +72,7 @@ def findings(task: Any, encoded: Encoded, tokenizer: Any, config: Any) -> list[F
     if not task.writes:
         return []
     counts, tokens = encoded.counts, encoded.tokens
-    answers = task.name in ("chat", "text2text")
+    answers = task.answers
     examples = tokens.examples()[:LOOKED_AT] if len(tokens) else []
     labels = [np.asarray(e["labels"]) for e in examples]
     found: list[Finding] = []
@@ -104,7 +104,7 @@ def findings(task: Any, encoded: Encoded, tokenizer: Any, config: Any) -> list[F
         )
     found += _doubled(tokens, examples, tokenizer)
     found += _unknown(task, tokenizer)
-    pad, end = tokenizer.init_kwargs.get("pad_token"), turn_end(tokenizer) if task.name == "chat" else tokenizer.eos_token_id
+    pad, end = tokenizer.init_kwargs.get("pad_token"), turn_end(tokenizer) if task.converses else tokenizer.eos_token_id
     if answers and pad is not None and end is not None and tokenizer.convert_tokens_to_ids(str(pad)) == end:
         found.append(
             Finding(
@@ -165,7 +165,7 @@ def _doubled(tokens: Tokens, examples: Sequence[Any], tokenizer: Any) -> list[Fi
 
 
 def _unknown(task: Any, tokenizer: Any) -> list[Finding]:
-    if task.name != "chat":
+    if not task.converses:
         return []
     known, vocabulary = set(special_tokens(tokenizer)), tokenizer.get_vocab()
     template = task.renderer(tokenizer).template
@@ -213,12 +213,12 @@ def _turns(task: Any, counts: Any) -> list[Finding]:
 
 
 def _template_remedy(task: Any, hint: str) -> str:
-    return f"{hint}; give another with task.template" if task.name == "chat" else "check data.text and data.label"
+    return f"{hint}; give another with task.template" if task.converses else "check data.text and data.label"
 
 
 def _longer(task: Any) -> str:
     return (
         "raise model.max_length or task.max_target, or shorten the rows"
-        if task.name == "text2text"
+        if not task.converses
         else "raise model.max_length, or shorten the rows"
     )

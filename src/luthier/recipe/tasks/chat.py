@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
+from luthier.recipe.fields import Strings
 from luthier.recipe.tasks.options import WritingOptions
 
 ChatFormat = Literal["messages", "sharegpt", "prompt_completion", "alpaca"]
 Role = Literal["messages", "tools", "system", "prompt", "completion", "instruction", "input", "output"]
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 class ChatOptions(WritingOptions):
@@ -27,6 +24,6 @@ class ChatOptions(WritingOptions):
     )
     system: str | None = Field(None, description="system message put before conversations that have none")
     template: str | None = Field(None, description="file with a chat template, instead of the model's own")
-    scorers: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+    scorers: Strings = Field(
         default_factory=list, description="your own scores: module:callable of (prediction, reference) giving a number"
     )

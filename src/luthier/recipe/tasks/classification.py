@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import string
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from luthier.recipe.fields import Prompt
 from luthier.recipe.tasks.options import TaskOptions
 
 
@@ -22,24 +22,8 @@ class ClassificationOptions(TaskOptions):
         "none", description="balanced weighs each class by the inverse of its count; or a weight a label"
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the target spread over all labels")
-    prompt: str | None = Field(None, description="instruction put around the text: {text} and other columns by name")
+    prompt: Prompt | None = Field(None, description="instruction put around the text: {text} and other columns by name")
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="multi-label: probability from which a label counts")
-
-    @field_validator("prompt")
-    @classmethod
-    def _readable(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            parts = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value) if name is not None]
-        except ValueError as error:
-            raise ValueError(f"not a template: {error}") from None
-        fields = [name for name, _, _ in parts]
-        if "text" not in fields:
-            raise ValueError("needs {text}, the place where the text goes")
-        if any(not name.isidentifier() or spec or conversion for name, spec, conversion in parts):
-            raise ValueError("takes plain column names in braces; write {{ and }} for braces themselves")
-        return value
 
     @model_validator(mode="after")
     def _fitting(self) -> ClassificationOptions:

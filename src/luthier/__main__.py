@@ -1,0 +1,5 @@
+"""`python -m luthier`: the same as `luthier`."""
+
+from luthier.cli.main import main
+
+main()

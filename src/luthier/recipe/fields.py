@@ -1,0 +1,31 @@
+"""Kinds of recipe fields that several sections share."""
+
+from __future__ import annotations
+
+import string
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _prompt(value: str) -> str:
+    """Refuse a prompt that is no template, lacks {text}, or holds more than plain column names."""
+    try:
+        parts = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"not a template: {error}") from None
+    if "text" not in [name for name, _, _ in parts]:
+        raise ValueError("needs {text}, the place where the text goes")
+    if any(not name.isidentifier() or spec or conversion for name, spec, conversion in parts):
+        raise ValueError("takes plain column names in braces; write {{ and }} for braces themselves")
+    return value
+
+
+Strings = Annotated[list[str], BeforeValidator(_as_list)]
+"""A list of strings, or one string for a list of one."""
+Prompt = Annotated[str, AfterValidator(_prompt)]
+"""A template around {text} and other columns by name."""
