@@ -58,7 +58,19 @@ def create(
     set_labels(config, wanted)
     torch.manual_seed(seed)
     model = AUTO[wanted.kind].from_config(config, attn_implementation="sdpa")
+    if section.architecture == "t5":
+        _shrink_embeddings(model)
     return arrange(model, tokenizer, head=wanted, attention=attention, pad_id=int(tokenizer.pad_token_id), fresh=True)
+
+
+@torch.no_grad()
+def _shrink_embeddings(model: Any) -> None:
+    """Embeddings as small as the other weights, and logits unscaled in return.
+
+    T5 draws them with deviation 1 and divides the logits by the root of the width (Raffel et al. 2020), for
+    Adafactor, whose steps grow with the weights. AdamW's do not: there they would take many times as long to learn.
+    """
+    model.get_input_embeddings().weight.mul_(model.config.d_model**-0.5)
 
 
 def config_of(section: Scratch, vocabulary: int) -> PreTrainedConfig:
@@ -92,7 +104,7 @@ def config_of(section: Scratch, vocabulary: int) -> PreTrainedConfig:
             pad_token_id=pad,
             eos_token_id=end,
         )
-        config.tie_word_embeddings, config.scale_decoder_outputs = section.tie_embeddings, section.tie_embeddings
+        config.tie_word_embeddings, config.scale_decoder_outputs = section.tie_embeddings, False
         config.decoder_start_token_id, config.n_positions = pad, section.context  # type: ignore[attr-defined]
         return config
     return BertConfig(
