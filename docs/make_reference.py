@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from luthier.recipe.sections import Recipe
-from luthier.registry import TASK_OPTIONS
+from luthier.registry import METHOD_OPTIONS, TASK_OPTIONS
+
+CHOICES = {"task": TASK_OPTIONS, "method": METHOD_OPTIONS}
 
 HEAD = """# The recipe, field by field
 
@@ -22,8 +24,8 @@ def reference() -> str:
     """The page as Markdown: a table for each section."""
     parts = [HEAD]
     for name, field in Recipe.model_fields.items():
-        if name == "task":
-            parts += [_table(f"task: {task}", TASK_OPTIONS.load(task)) for task in TASK_OPTIONS.names()]
+        if name in CHOICES:
+            parts += [_table(f"{name}: {choice}", CHOICES[name].load(choice)) for choice in CHOICES[name].names()]
             continue
         section: Any = field.annotation
         parts.append(_table(name, section))

@@ -9,7 +9,7 @@ import luthier
 
 ROOMS = [
     "errors", "registry", "recipe", "security", "feedback", "data", "models", "tasks", "inference", "training", "evaluation", "retention",
-    "alignment", "distributed", "runs", "workflow", "search", "workshop", "serving", "studio", "cli",
+    "alignment", "distributed", "runs", "workflow", "search", "workshop", "serving", "studio", "cli", "__main__",
 ]  # fmt: skip
 SOURCE = Path(luthier.__file__).parent
 

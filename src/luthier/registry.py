@@ -107,3 +107,39 @@ TASK_OPTIONS = Registry(
         "chat": "luthier.recipe.tasks.chat:ChatOptions",
     },
 )
+METHODS = Registry(
+    "method",
+    {
+        "full": "luthier.models.adapters.full:Full",
+        "freeze": "luthier.models.adapters.freeze:Freeze",
+        "lora": "luthier.models.adapters.lora:Lora",
+        "qlora": "luthier.models.adapters.lora:Lora",
+        "adalora": "luthier.models.adapters.adalora:AdaLora",
+        "ia3": "luthier.models.adapters.ia3:Ia3",
+        "oft": "luthier.models.adapters.oft:Oft",
+        "vera": "luthier.models.adapters.vera:Vera",
+        "prompt": "luthier.models.adapters.prompt:Prompt",
+        "p-tuning": "luthier.models.adapters.p_tuning:PTuning",
+        "prefix": "luthier.models.adapters.prefix:Prefix",
+        "bitfit": "luthier.models.adapters.bitfit:BitFit",
+        "norms": "luthier.models.adapters.norms:Norms",
+    },
+)
+METHOD_OPTIONS = Registry(
+    "method_options",
+    {
+        "full": "luthier.recipe.methods.full:FullOptions",
+        "freeze": "luthier.recipe.methods.freeze:FreezeOptions",
+        "lora": "luthier.recipe.methods.lora:LoraOptions",
+        "qlora": "luthier.recipe.methods.lora:QLoraOptions",
+        "adalora": "luthier.recipe.methods.adalora:AdaLoraOptions",
+        "ia3": "luthier.recipe.methods.ia3:Ia3Options",
+        "oft": "luthier.recipe.methods.oft:OftOptions",
+        "vera": "luthier.recipe.methods.vera:VeraOptions",
+        "prompt": "luthier.recipe.methods.prompt:PromptOptions",
+        "p-tuning": "luthier.recipe.methods.p_tuning:PTuningOptions",
+        "prefix": "luthier.recipe.methods.prefix:PrefixOptions",
+        "bitfit": "luthier.recipe.methods.bitfit:BitFitOptions",
+        "norms": "luthier.recipe.methods.norms:NormsOptions",
+    },
+)

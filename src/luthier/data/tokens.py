@@ -89,6 +89,25 @@ class Tokens:
             found[name] = (lists.values.to_numpy(zero_copy_only=False), offsets)
         return Examples(found)
 
+    def after(self, ids: Sequence[int], *, source: bool = False) -> Tokens:
+        """The same examples with these ids, ungraded, before each; with `source` before what an encoder reads."""
+        import numpy as np
+        import pyarrow as pa
+
+        fills = {"source_ids": ids} if source else {"input_ids": ids, "labels": [UNGRADED] * len(ids), "token_type_ids": [0] * len(ids)}
+        table = self.table
+        for place, name in enumerate(table.column_names):
+            if name not in fills:
+                continue
+            lists = table[name].combine_chunks()
+            flat, ends = lists.flatten().to_numpy(zero_copy_only=False), np.cumsum(lists.value_lengths().to_numpy())
+            starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+            longer = np.insert(flat, np.repeat(starts, len(ids)), np.tile(np.asarray(fills[name], dtype=flat.dtype), len(starts)))
+            offsets = np.concatenate([[0], ends + len(ids) * np.arange(1, len(ends) + 1)])
+            column = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(longer, pa.int32()))
+            table = table.set_column(place, name, column)
+        return Tokens(table, self.truncated, self.owner)
+
     def records(self) -> int:
         """How many records the examples belong to."""
         return len(self) if self.owner is None else int(self.owner.max()) + 1

@@ -81,7 +81,8 @@ class Predictor:
         tokens = tokenize(texts, pairs, self.loaded.tokenizer.backend_tokenizer, max_length=self.card["max_length"])  # type: ignore[attr-defined]
         self.truncated += tokens.truncated
         layout = self.loaded.layout
-        return outputs(self.loaded.model, tokens, layout, answer=self.task.answer(layout), max_tokens=max_tokens)
+        answer = self.task.answer(layout)
+        return outputs(self.loaded.model, self.loaded.lay(tokens), layout, answer=answer, max_tokens=max_tokens)
 
     def measure(self, records: Sequence[Record], *, max_tokens: int = 16384) -> tuple[list[Record], NDArray[np.float64]]:
         """The records that could be laid out, and what the task's scores are made of for each, (records, width)."""
@@ -90,7 +91,9 @@ class Predictor:
         )  # fmt: skip
         self.truncated += encoded.tokens.truncated
         layout = self.loaded.layout
-        answers = outputs(self.loaded.model, encoded.tokens, layout, answer=self.task.answer(layout), max_tokens=max_tokens)
+        answers = outputs(
+            self.loaded.model, self.loaded.lay(encoded.tokens), layout, answer=self.task.answer(layout), max_tokens=max_tokens
+        )
         return [r for i, r in enumerate(records) if i not in encoded.rejected], answers
 
     def refusal(self, row: str | dict[str, Any]) -> str | None:

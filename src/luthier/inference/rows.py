@@ -254,7 +254,7 @@ class Running:
         if any(row.sampling.repetition_penalty != 1 for row in self.rows):
             self.seen = torch.zeros_like(logits, dtype=torch.bool)
             for row, seen in zip(self.rows, self.seen, strict=True):
-                seen[torch.tensor(row.before, device=self.device)] = True
+                seen[torch.tensor([t for t in row.before if t < len(seen)], dtype=torch.int64, device=self.device)] = True
         return logits
 
     def _follow(self) -> Tensor:

@@ -88,10 +88,10 @@ class Writer:
         return generate(
             self.loaded.model,
             self.tokenizer,
-            [self.prompt_ids(p, tools=tools) for p in prompts],
+            [[*self.loaded.virtual, *self.prompt_ids(p, tools=tools)] for p in prompts],
             sampling,
             stop_ids=self.stops,
-            max_length=self.max_length,
+            max_length=self.max_length + len(self.loaded.virtual),
             constraint=constraint,
         )
 
@@ -102,10 +102,10 @@ class Writer:
         return stream(
             self.loaded.model,
             self.tokenizer,
-            self.prompt_ids(prompt, tools=tools),
+            [*self.loaded.virtual, *self.prompt_ids(prompt, tools=tools)],
             sampling,
             stop_ids=self.stops,
-            max_length=self.max_length,
+            max_length=self.max_length + len(self.loaded.virtual),
             constraint=constraint,
         )
 

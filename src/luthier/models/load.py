@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -29,10 +29,11 @@ from luthier.models import dropout, embedding, forward, language
 from luthier.models.config import AUTO, adapt_config, is_decoder, longest, pad_token, refuse_head, set_labels
 from luthier.models.forward import Layout
 from luthier.models.heads import Head, PooledModel, build_head
-from luthier.models.source import NAMES, Source, refuse_code
+from luthier.models.source import NAMES, Source, base_facts, base_of, is_adapter, refuse_code
 from luthier.registry import nearest
 
 if TYPE_CHECKING:
+    from luthier.data.tokens import Tokens
     from luthier.recipe.sections import Model
 
 CLASSES = Head("classes")
@@ -50,6 +51,22 @@ class Loaded:
     fresh_head: bool
     notes: list[str]
     head: Head
+    drawn: list[str] = field(default_factory=list)
+    """Parameters that are in no file and start at random."""
+    base: Source | None = None
+    """Where the weights came from; None for a model from nothing."""
+    quantization: str = "none"
+    virtual: tuple[int, ...] = ()
+    """Ids of learned tokens that stand before each text."""
+
+    @property
+    def trunk(self) -> Any:
+        """What transformers loads and saves: the model, or the part of it below a head of another kind."""
+        return self.model.trunk if isinstance(self.model, PooledModel) else self.model
+
+    def lay(self, tokens: Tokens) -> Tokens:
+        """Examples with the learned tokens before them, if there are such."""
+        return tokens.after(self.virtual, source=self.head.kind == "pairs") if self.virtual else tokens
 
 
 def load(
@@ -63,9 +80,11 @@ def load(
 ) -> Loaded:
     """Load weights with the head that `head` names for the config (the folder's own where it has one that fits, else fresh).
 
-    With `finished` the folder's own head must fit: nothing is drawn afresh. Raises ModelError for what
-    cannot be found, loaded or combined.
+    A folder of adapters is loaded with the model that they were trained on. With `finished` the folder's own
+    head must fit: nothing is drawn afresh. Raises ModelError for what cannot be found, loaded or combined.
     """
+    if source.local is not None and is_adapter(source.local):
+        return _load_adapted(source, section, head=head, attention=attention, seed=seed)
     notes: list[str] = []
     with friendly(source):
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
@@ -108,7 +127,7 @@ def load(
         notes.append(f"{len(missing)} weights are not in the model's files and start at random: {', '.join(missing[:3])}")
     model = attach_head(model, section.head if wanted.kind == "classes" else "linear", outputs=wanted.outputs)
     if isinstance(model, PooledModel):
-        fresh = not _load_head(model, source)
+        fresh = not _load_head(model, source.local)
         if finished and fresh:
             raise ModelError("lacks its head", where=source.location, remedy="copy the whole folder again, or train anew")
     return arrange(
@@ -120,7 +139,36 @@ def load(
         commit=getattr(config, "_commit_hash", None),
         fresh=fresh,
         notes=notes,
+        drawn=missing,
+        base=source,
     )
+
+
+def _load_adapted(
+    source: Source,
+    section: Model,
+    *,
+    head: Callable[[PreTrainedConfig], Head],
+    attention: Literal["auto", "ragged", "padded"],
+    seed: int,
+) -> Loaded:
+    """A base model with the adapters, the head and the tokenizer of a folder."""
+    from luthier.models.adapters import saved
+
+    folder = cast(Path, source.local)
+    base, facts = base_of(folder), base_facts(folder)
+    if base.local is not None:
+        saved.check_base(folder, base.local, facts.get("sha256", {}))
+    below = section.model_copy(update={"name": base.name, "layers": facts.get("layers", section.layers)})
+    loaded = load(base, below, head=head, attention=attention, seed=seed)
+    if isinstance(loaded.model, PooledModel) and not _load_head(loaded.model, folder):
+        raise ModelError("lacks its head", where=str(folder), remedy="copy the whole folder again, or train anew")
+    with friendly(source), quiet():
+        if (folder / "tokenizer.json").is_file():
+            loaded.tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        saved.load(loaded, folder)
+    loaded.fresh_head, loaded.drawn = False, []
+    return loaded
 
 
 def arrange(
@@ -133,13 +181,15 @@ def arrange(
     commit: str | None = None,
     fresh: bool = False,
     notes: Sequence[str] = (),
+    drawn: Sequence[str] = (),
+    base: Source | None = None,
 ) -> Loaded:
     """Find how the model takes batches, and how long."""
     layout = forward_layout(model, wanted=attention, pad_id=pad_id, head=head)
     if head.kind in ("causal", "pairs"):
         language.verify_head(cast(PreTrainedModel, model), layout)
     limit = longest(model.config, tokenizer, start=layout.position_start)
-    return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head)
+    return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head, drawn=list(drawn), base=base)
 
 
 def attach_head(model: PreTrainedModel, head: str, *, outputs: int) -> PreTrainedModel | PooledModel:
@@ -190,15 +240,14 @@ def _to_weights(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, 
     return (inputs[0].to(module.weight.dtype), *inputs[1:])  # type: ignore[union-attr, arg-type]
 
 
-def _load_head(model: PooledModel, source: Source) -> bool:
+def _load_head(model: PooledModel, folder: Path | None) -> bool:
     """Load a saved head where the folder has one of the same shape; whether it had."""
-    path = source.local / "head.safetensors" if source.local else None
+    path = folder / "head.safetensors" if folder else None
     if path is None or not path.is_file():
         return False
     from safetensors.torch import load_file
 
-    with friendly(source):
-        weights = load_file(path)
+    weights = load_file(path)
     shapes = {k: tuple(v.shape) for k, v in model.head.state_dict().items()}
     if shapes != {k: tuple(v.shape) for k, v in weights.items()}:
         return False
@@ -206,15 +255,33 @@ def _load_head(model: PooledModel, source: Source) -> bool:
     return True
 
 
-def save(model: PreTrainedModel | PooledModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, task: dict[str, Any]) -> None:
-    """Write a plain transformers folder (safetensors), with `luthier.json` beside it.
+def save(loaded: Loaded, folder: Path, *, task: dict[str, Any], base: Mapping[str, Any]) -> None:
+    """Write a plain transformers folder, or a plain PEFT folder where the model has adapters; `luthier.json` beside it.
 
-    A head that transformers does not know goes to head.safetensors.
+    `base` says what the adapters stand on (name, digests). A head that transformers does not know goes to
+    head.safetensors.
     """
     from safetensors.torch import save_file
 
+    from luthier.models.adapters import saved
+
     folder.mkdir(parents=True, exist_ok=True)
-    trunk = model.trunk if isinstance(model, PooledModel) else model
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if saved.has_adapter(loaded):
+        assert loaded.base is not None, "adapters stand on a model that was loaded"
+        saved.save(loaded, folder, base=loaded.base.location, revision=loaded.commit)
+        task = {**task, "base": dict(base)}
+    else:
+        _save_whole(model.trunk if isinstance(model, PooledModel) else model, folder)
+    if isinstance(model, PooledModel):
+        save_file({k: v.detach().float().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+    tokenizer.backend_tokenizer.no_padding()  # type: ignore[attr-defined]
+    tokenizer.backend_tokenizer.no_truncation()  # type: ignore[attr-defined]
+    tokenizer.save_pretrained(folder)
+    (folder / "luthier.json").write_text(json.dumps(task, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _save_whole(trunk: PreTrainedModel, folder: Path) -> None:
     attention, trunk.config._attn_implementation = trunk.config._attn_implementation, "sdpa"
     try:
         weights = {k: v.detach().to("cpu", torch.float32) if v.is_floating_point() else v for k, v in trunk.state_dict().items()}
@@ -223,12 +290,6 @@ def save(model: PreTrainedModel | PooledModel, tokenizer: PreTrainedTokenizerBas
             trunk.save_pretrained(folder, state_dict=weights)
     finally:
         trunk.config._attn_implementation = attention
-    if isinstance(model, PooledModel):
-        save_file({k: v.detach().float().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
-    tokenizer.backend_tokenizer.no_padding()  # type: ignore[attr-defined]
-    tokenizer.backend_tokenizer.no_truncation()  # type: ignore[attr-defined]
-    tokenizer.save_pretrained(folder)
-    (folder / "luthier.json").write_text(json.dumps(task, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,8 @@ ALIASES = {
 STARTER = Path(__file__).parent.parent / "starters" / "model"
 """Luthier's own small language model, which ships with it under the alias `starter`."""
 NAMES = (*ALIASES, "starter")
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""What a folder of adapters holds, as PEFT names it."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,52 @@ def resolve(model: Model, *, folder: Path | None = None) -> Source:
     return Source(model.name, model.name, model.revision)
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds adapters rather than a whole model."""
+    return (path / ADAPTER).is_file()
+
+
+def base_of(path: Path) -> Source:
+    """The model that a folder's adapters were trained on. Raises ModelError where it cannot be told or found."""
+    try:
+        found = json.loads((path / ADAPTER).read_text(encoding="utf-8"))
+        location, revision = str(found["base_model_name_or_path"]), found.get("revision")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{ADAPTER} cannot be read: {error!r}", where=str(path)) from None
+    if not (path / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"has no {ADAPTER_WEIGHTS}", where=str(path), remedy="adapters are read from safetensors only")
+    name = str(base_facts(path).get("name", location))
+    if Path(location).is_dir():
+        check_folder(Path(location))
+        return Source(name, location, None)
+    if name in NAMES:  # an alias lies elsewhere on another machine
+        from luthier.recipe.sections import Model
+
+        return resolve(Model(name=name))
+    if location.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", location):
+        raise ModelError(
+            f"its base model is gone: {location}",
+            where=str(path),
+            remedy=f"put it back, or write where it is now into base_model_name_or_path of {ADAPTER}",
+        )
+    return Source(name, location, revision)
+
+
+def base_facts(path: Path) -> dict[str, Any]:
+    """What Luthier recorded of the base of a folder's adapters: name, layers, file digests; empty for others' folders."""
+    try:
+        found = json.loads((path / "luthier.json").read_text(encoding="utf-8")).get("base", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def check_folder(path: Path) -> dict[str, Any]:
-    """The config of a local model. Raises ModelError when it is no safe model folder."""
+    """The config of a local model (of its base, where the folder holds adapters). Raises ModelError when it is no safe model folder."""
+    if is_adapter(path):
+        refuse_pickles(path)
+        base = base_of(path)
+        return check_folder(base.local) if base.local is not None else {}
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

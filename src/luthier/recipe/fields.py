@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from typing import Annotated, Any
 
@@ -23,6 +24,16 @@ def _prompt(value: str) -> str:
     if any(not name.isidentifier() or spec or conversion for name, spec, conversion in parts):
         raise ValueError("takes plain column names in braces; write {{ and }} for braces themselves")
     return value
+
+
+def regular_expressions(values: list[str]) -> list[str]:
+    """The values, each of them a regular expression. Raises ValueError for one that is none."""
+    for value in values:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+    return values
 
 
 Strings = Annotated[list[str], BeforeValidator(_as_list)]

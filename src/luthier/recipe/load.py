@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from luthier.errors import Fault, RecipeError
 from luthier.recipe.sections import Recipe
-from luthier.registry import nearest
+from luthier.registry import METHOD_OPTIONS, TASK_OPTIONS, nearest
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     for parent in parents:
         child = tree.get(parent)
         if isinstance(child, str):
-            child = {{"model": "name", "data": "train", "task": "type"}.get(parent, parent): child}
+            child = {{"model": "name", "data": "train", "task": "type", "method": "type"}.get(parent, parent): child}
         if not isinstance(child, dict):
             child = {}
         tree[parent] = child
@@ -169,12 +169,12 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
     """Each pydantic complaint as a fault with its dotted path and a remedy; unions said once."""
     found: dict[str, Fault] = {}
     remedy: str | None
-    task = _task_of(raw)
+    chosen = _chosen(raw)
     for item in error.errors():
-        path, remedy = _path(item["loc"], task), None
+        path, remedy = _path(item["loc"], chosen), None
         if item["type"] == "extra_forbidden":
             *parents, key = path.split(".")
-            known = _fields(parents, task)
+            known = _fields(parents, chosen)
             guess = nearest(key, known)
             remedy = f"did you mean {'.'.join([*parents, guess])}?" if guess else f"known here: {', '.join(known)}"
             fault = Fault(f"unknown key {key!r}", path, remedy)
@@ -182,7 +182,7 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
             fault = Fault("is missing", path, f"add {path}")
         else:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            remedy = _description(path.split("."), task)
+            remedy = _description(path.split("."), chosen)
             fault = Fault(f"{message} (got {item['input']!r})"[:300], path or "recipe", remedy)
         earlier = found.get(path)
         if earlier is None:
@@ -192,20 +192,25 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
     return list(found.values())
 
 
-def _task_of(raw: Mapping[str, Any]) -> str:
-    """The task a recipe names, where it is one."""
-    from luthier.registry import TASK_OPTIONS
-
-    section = raw.get("task")
-    name = section.get("type") if isinstance(section, Mapping) else section
-    return name if isinstance(name, str) and name in TASK_OPTIONS.names() else "classification"
+Chosen = Mapping[str, type[BaseModel]]
+"""The options classes that stand under `task` and `method`."""
 
 
-def _path(location: Sequence[Any], task: str) -> str:
+def _chosen(raw: Mapping[str, Any]) -> Chosen:
+    """The options of the task and the method that a recipe names; of the default ones where it names none."""
+    found = {}
+    for key, known, default in (("task", TASK_OPTIONS, "classification"), ("method", METHOD_OPTIONS, "full")):
+        section = raw.get(key)
+        name = section.get("type") if isinstance(section, Mapping) else section
+        found[key] = known.load(name if isinstance(name, str) and name in known.names() else default)
+    return found
+
+
+def _path(location: Sequence[Any], chosen: Chosen) -> str:
     """The dotted path of a pydantic location, without the names of union members and validators."""
     path: list[str] = []
     for part in map(str, location):
-        if part in _fields(path, task) or not _is_tag(part):
+        if part in _fields(path, chosen) or not _is_tag(part):
             path.append(part)
     return ".".join(path)
 
@@ -214,27 +219,25 @@ def _is_tag(part: str) -> bool:
     return any(c in part for c in "[(-") or part in ("int", "float", "str", "bool", "auto", "constrained-int", "constrained-float")
 
 
-def _model_at(path: Sequence[str], task: str = "classification") -> type[BaseModel] | None:
-    """The section class at a dotted path; `task` names the task whose options stand under `task`."""
-    from luthier.registry import TASK_OPTIONS
-
+def _model_at(path: Sequence[str], chosen: Chosen) -> type[BaseModel] | None:
+    """The section class at a dotted path."""
     current: Any = Recipe
     for part in path:
         if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
             return None
         found = current.model_fields[part].annotation
         inner = [a for a in get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)]
-        current = TASK_OPTIONS.load(task) if part == "task" else inner[0] if inner else found
+        current = chosen[part] if part in chosen else inner[0] if inner else found
     return current if isinstance(current, type) and issubclass(current, BaseModel) else None
 
 
-def _fields(path: Sequence[str], task: str = "classification") -> list[str]:
-    model = _model_at(path, task)
+def _fields(path: Sequence[str], chosen: Chosen) -> list[str]:
+    model = _model_at(path, chosen)
     return list(model.model_fields) if model else []
 
 
-def _description(path: Sequence[str], task: str) -> str | None:
-    model = _model_at(path[:-1], task)
+def _description(path: Sequence[str], chosen: Chosen) -> str | None:
+    model = _model_at(path[:-1], chosen)
     if model is None or path[-1] not in model.model_fields:
         return None
     return model.model_fields[path[-1]].description

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from luthier.recipe.fields import Strings
+from luthier.recipe.methods.options import MethodOptions
 from luthier.recipe.origin import parse
 from luthier.recipe.tasks.options import TaskOptions
+from luthier.registry import METHOD_OPTIONS, TASK_OPTIONS, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Auto = Literal["auto"]
@@ -188,23 +190,31 @@ class Output(Section):
     name: str | None = Field(None, description="name of the run; the recipe's file name where absent")
 
 
-def _task_options(value: Any) -> Any:
-    """Let the task's own options class validate the section."""
-    from luthier.registry import TASK_OPTIONS
-
-    if isinstance(value, TaskOptions):
+def _chosen(value: Any, kind: str, base: type[BaseModel], known: Any) -> Any:
+    """Let the options class of the named task or method validate the section."""
+    if isinstance(value, base):
         return value
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, dict):
-        raise ValueError("expected the name of a task or a section with a type")
-    name = str(value.get("type", "classification"))
-    if name not in TASK_OPTIONS.names():
-        from luthier.registry import nearest
+        raise ValueError(f"expected the name of a {kind} or a section with a type")
+    if "type" not in value:
+        raise ValueError(f"says no type: one of {', '.join(known.names())}")
+    name = str(value["type"])
+    if name not in known.names():
+        guess = nearest(name, known.names())
+        raise ValueError(f"unknown {kind} {name!r}" + (f"; did you mean {guess}?" if guess else f"; one of: {', '.join(known.names())}"))
+    return known.load(name).model_validate(value)
 
-        guess = nearest(name, TASK_OPTIONS.names())
-        raise ValueError(f"unknown task {name!r}" + (f"; did you mean {guess}?" if guess else ""))
-    return TASK_OPTIONS.load(name).model_validate(value)
+
+def _task_options(value: Any) -> Any:
+    if isinstance(value, dict) and "type" not in value:
+        value = {"type": "classification", **value}
+    return _chosen(value, "task", TaskOptions, TASK_OPTIONS)
+
+
+def _method_options(value: Any) -> Any:
+    return _chosen(value, "method", MethodOptions, METHOD_OPTIONS)
 
 
 class Recipe(Section):
@@ -215,6 +225,9 @@ class Recipe(Section):
         default_factory=lambda: _task_options("classification")
     )
     model: Model = Field(default_factory=Model)
+    method: Annotated[SerializeAsAny[MethodOptions], BeforeValidator(_method_options)] = Field(
+        default_factory=lambda: _method_options("full")
+    )
     training: Training = Field(default_factory=Training)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)

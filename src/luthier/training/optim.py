@@ -7,7 +7,7 @@ moved when the gradient is not finite.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,7 +28,16 @@ def decayed(name: str, parameter: Tensor) -> bool:
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with everything a step needs around it."""
 
-    def __init__(self, model: nn.Module, options: Training, *, kept: Iterable[KeptEmbedding] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Training,
+        *,
+        kept: Iterable[KeptEmbedding] = (),
+        scale: Callable[[str], float] = lambda name: 1.0,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`scale` gives a parameter's learning rate over that of the others; `moved` is called after each step, before `clear`."""
         self._kept = list(kept)
         tables = {id(table.weight) for table in self._kept}
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -37,12 +46,12 @@ class Optimizer:
         self._kept_ids = tables
         self._masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self._parameters]
         device = self._parameters[0].device
-        groups = [
-            {"params": [m for (n, p), m in zip(named, self._masters, strict=True) if decayed(n, p) is on], "weight_decay": decay}
-            for on, decay in ((True, options.weight_decay), (False, 0.0))
-        ]
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for (name, parameter), master in zip(named, self._masters, strict=True):
+            groups.setdefault((options.weight_decay if decayed(name, parameter) else 0.0, scale(name)), []).append(master)
+        self._moved = moved
         self._adamw = torch.optim.AdamW(
-            [g for g in groups if g["params"]],
+            [{"params": members, "weight_decay": decay, "scale": factor} for (decay, factor), members in groups.items()],
             lr=0.0,
             betas=options.betas,
             eps=options.epsilon,
@@ -64,7 +73,7 @@ class Optimizer:
         """Move the weights by the mean gradient, scaled down to the largest allowed norm."""
         scale = weight * max(1.0, norm / self._max_norm)
         for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["scale"]
         for parameter, master in zip(self._parameters, self._masters, strict=True):
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
@@ -74,6 +83,7 @@ class Optimizer:
         if moved:
             with torch.no_grad():
                 torch._foreach_copy_([p for p, _ in moved], [m for _, m in moved])
+        self._moved()
 
     def clear(self) -> None:
         """Forget the gradients of the update."""

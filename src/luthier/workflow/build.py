@@ -17,12 +17,15 @@ from luthier.data.tokens import Tokens, cache_folder
 from luthier.errors import Fault, ModelError, RecipeError
 from luthier.models import host as machine
 from luthier.models import load as loading
+from luthier.models.adapters import saved
+from luthier.models.adapters.merging import merge
+from luthier.models.adapters.method import Method, count
 from luthier.models.host import Host
 from luthier.models.load import Loaded
 from luthier.models.scratch import create
 from luthier.models.source import Source, resolve
 from luthier.recipe import Resolved
-from luthier.registry import nearest
+from luthier.registry import METHODS, nearest
 from luthier.workflow import xray
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
@@ -45,6 +48,7 @@ class Job:
     plan: Plan
     notes: list[str]
     probes: dict[str, Probe]
+    method: Method
 
     @property
     def task(self) -> Any:
@@ -52,12 +56,13 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """What is fixed before the first update, for the run's record."""
-        model = self.loaded.model
+        free, total = count(self.loaded.model)
         return {
             "task": f"{self.task.name}/{self.task.kind}",
             "model": self.source.name if self.source else f"a new {self.loaded.model.config.model_type}",
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "method": self.method.name,
+            "parameters": total,
+            "trainable": free,
             "layout": {"kind": self.loaded.layout.kind, "reason": self.loaded.layout.reason, "pooling": self.loaded.layout.pooling},
             "plan": vars(self.plan),
             "sources": self.resolved.sources,
@@ -91,13 +96,20 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         )  # fmt: skip
     if loaded.fresh_head:
         data.task.start(loaded.model)
+    method = _method(resolved, loaded)
     listener(Stage("tokens"))
     tokens, limit = _tokens(resolved, data, loaded)
     longest = max(max(t.lengths()) for t in tokens.values())
     config = loaded.model.config.get_text_config()
     decided = plan(
-        resolved, data, examples=len(tokens["train"]), hidden_size=config.hidden_size, longest_model=limit, longest_text=longest
-    )  # fmt: skip
+        resolved,
+        data,
+        examples=len(tokens["train"]),
+        hidden_size=config.hidden_size,
+        longest_model=limit,
+        longest_text=longest,
+        rate_factor=method.rate_factor,
+    )
     _check_metric(data, decided.metric)
     probes, hashes = read_probes(resolved, data.task, loaded, max_length=decided.max_length)
     data.prepared.files.update(hashes)
@@ -106,7 +118,28 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         notes.append(f"batches are padded: {loaded.layout.reason}")
     for text in notes:
         listener(Note(text))
-    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes)
+    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes, method)
+
+
+def _method(resolved: Resolved, loaded: Loaded) -> Method:
+    """The method, applied: from here on the right weights are free to move."""
+    options, training = resolved.recipe.method, resolved.recipe.training
+    method: Method = METHODS.load(options.type)(options, seed=training.seed)
+    if method.adapter and loaded.base is None:
+        raise ModelError(
+            f"{method.name} is for a model that has learned: a new one would stay at random", where="method", remedy="set method: full"
+        )
+    if saved.has_adapter(loaded) and not (method.adapter and method.goes_on(loaded)):
+        if method.adapter:
+            raise ModelError(
+                f"the model carries adapters, and {method.name} would put others on top",
+                where="method",
+                remedy="merge them first (luthier merge), or go on with the method that made them",
+            )
+        merge(loaded)
+        loaded.notes.append("the model's adapters are merged into its weights first")
+    method.apply(loaded)
+    return method
 
 
 def _tokens(resolved: Resolved, data: Dataset, loaded: Loaded) -> tuple[dict[Part, Tokens], int]:
@@ -125,7 +158,7 @@ def _tokens(resolved: Resolved, data: Dataset, loaded: Loaded) -> tuple[dict[Par
             found = xray.findings(data.task, encoded, loaded.tokenizer, loaded.model.config)
             loaded.notes += xray.refuse(found, resolved.recipe.data.accept, shown=xray.samples(encoded.tokens, loaded.tokenizer))
         quarantine(data.prepared, part, encoded.rejected, most=resolved.recipe.data.max_bad_share)
-        tokens[part] = encoded.tokens
+        tokens[part] = loaded.lay(encoded.tokens)
     return tokens, limit
 
 

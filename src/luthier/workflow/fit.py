@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import torch
 
 from luthier.errors import Interrupted, RunError
 from luthier.inference.predict import outputs
+from luthier.models.adapters.method import trained
+from luthier.models.batch import Batch, Loss
 from luthier.models.load import for_training
 from luthier.runs.store import Run
 from luthier.security.artifacts import need_space
@@ -32,6 +34,9 @@ from luthier.training.schedule import Schedule
 from luthier.workflow import written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
+
+METHOD = "method:"
+"""What a method keeps beside weights is saved under this mark."""
 
 
 @dataclass
@@ -61,7 +66,7 @@ class Fit:
         self.options, self.evaluation, self.saving = recipe.training, recipe.evaluation, recipe.checkpoints
         self.model = job.loaded.model
         kept = for_training(self.model, device=job.host.device, dtype=job.host.dtype, head=job.loaded.head)
-        self.optimizer = Optimizer(self.model, self.options, kept=kept)
+        self.optimizer = Optimizer(self.model, self.options, kept=kept, scale=job.method.rate_scale, moved=self._moved)
         self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates)
         self.gold = job.task.gold(job.data.prepared.parts["validation"])
         self.stream = UpdateStream(
@@ -85,14 +90,14 @@ class Fit:
         self._restore()
         if finish and not self.progress.step:
             raise RunError("has no checkpoint to finish from", where=str(self.run.folder), remedy="resume it without --finish")
-        size = sum(t.numel() * t.element_size() for t in self.model.state_dict().values()) * 3 * (self.saving.keep + 2)
+        size = sum(t.numel() * t.element_size() for t in trained(self.model).values()) * 3 * (self.saving.keep + 2)
         need_space(self.run.checkpoints, size, purpose="training (checkpoints)")
         self.listener(Stage("train", f"{self.job.plan.total_updates} updates"))
         with _asked_to_stop() as asked, self._log("log.jsonl", self.progress.log_bytes) as log:
             reports = train(
                 self.model,
                 self.stream,
-                loss=self.job.task.loss(self.job.loaded.layout),
+                loss=self._loss(),
                 optimizer=self.optimizer,
                 rate=self.schedule.rate,
                 seed=self.options.seed,
@@ -103,6 +108,7 @@ class Fit:
                 self._evaluate(self.progress.step, log)
                 self.progress.stopped = f"ended as asked after update {self.progress.step} of {self.job.plan.total_updates}"
             while self.progress.step < self.job.plan.total_updates and not self.progress.stopped:
+                self.job.method.before_update(self.model, self.progress.step, self.job.plan.total_updates)
                 report = next(reports)
                 self._note(report, log)
                 self.progress.seconds = time.monotonic() - begun
@@ -117,6 +123,23 @@ class Fit:
                     self._save(log)
         self._restore_best()
         return self.progress
+
+    def _loss(self) -> Callable[[torch.nn.Module, Batch], Loss]:
+        """The task's loss, with what the method adds to its mean."""
+        loss, method = self.job.task.loss(self.job.loaded.layout), self.job.method
+
+        def penalised(model: torch.nn.Module, batch: Batch) -> Loss:
+            found = loss(model, batch)
+            extra = method.penalty(model)
+            if extra is None:
+                return found
+            parts = {**found.parts, "penalty": float(extra.detach()) * found.weight}
+            return Loss(found.sum + extra * found.weight, found.weight, parts)
+
+        return penalised
+
+    def _moved(self) -> None:
+        self.job.method.after_update(self.model, self.progress.step, self.job.plan.total_updates)
 
     def _note(self, report: StepReport, log: Any) -> None:
         progress = self.progress
@@ -188,7 +211,7 @@ class Fit:
         checkpoint.save(
             self.run.checkpoints,
             step=self.progress.step,
-            weights=self.model.state_dict(),
+            weights=trained(self.model) | {f"{METHOD}{n}": t for n, t in self.job.method.state().items()},
             optimizer=self.optimizer.state_dict(),
             state=state,
         )
@@ -206,7 +229,7 @@ class Fit:
             (self.run.folder / "evaluations.jsonl").unlink(missing_ok=True)
             return
         saved = checkpoint.load(path)
-        self.model.load_state_dict(saved.weights)
+        self._take(saved.weights)
         self.optimizer.load_state_dict(saved.optimizer)
         self.schedule.load_state_dict(saved.state["schedule"])
         self.stream.load_state_dict(saved.state["stream"])
@@ -214,6 +237,17 @@ class Fit:
         _cut(self.run.folder / "evaluations.jsonl", self.progress.evaluation_bytes)
         self._saved_step = saved.step
         self.listener(Note(f"resumed after update {saved.step}"))
+
+    def _take(self, weights: dict[str, torch.Tensor]) -> None:
+        """Weights of a checkpoint into model and method."""
+        own = {n.removeprefix(METHOD): t for n, t in weights.items() if n.startswith(METHOD)}
+        self.job.method.load_state(own)
+        found = self.model.load_state_dict({n: t for n, t in weights.items() if not n.startswith(METHOD)}, strict=False)
+        missing = set(found.missing_keys) & set(trained(self.model))
+        if missing or found.unexpected_keys:
+            raise RunError(
+                f"a checkpoint holds other weights: {', '.join([*missing, *found.unexpected_keys][:3])}", where=str(self.run.checkpoints)
+            )
 
     def _restore_best(self) -> None:
         best = self.progress.best_step
@@ -225,7 +259,7 @@ class Fit:
             self.listener(Note(f"the best checkpoint, of update {best}, is refused: {fault}; the last weights are kept"))
             return
         saved = checkpoint.load(path)
-        self.model.load_state_dict(saved.weights)
+        self._take(saved.weights)
         self.listener(Note(f"the best checkpoint is kept: update {best} of {self.progress.step}"))
 
     @contextlib.contextmanager
@@ -270,11 +304,11 @@ def _asked_to_stop() -> Iterator[list[str]]:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over every tensor of the state, by name."""
+    """SHA-256 over every tensor that training changes, by name."""
     import hashlib
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(trained(model).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -29,12 +29,15 @@ class Plan:
     metric: str
 
 
-def plan(resolved: Resolved, data: Dataset, *, examples: int, hidden_size: int, longest_model: int, longest_text: int) -> Plan:
+def plan(
+    resolved: Resolved, data: Dataset, *, examples: int, hidden_size: int, longest_model: int, longest_text: int, rate_factor: float = 1.0
+) -> Plan:
     """Decide every `auto`.
 
     Epochs: enough updates for the task, within its fewest and most passes, since few rows need many
     passes. Learning rate: falls with the square of the model's width (classification: 2e-4 at 384, MiniLM,
-    5e-5 at 768, BERT base); a model from nothing learns faster, and falls with the width itself.
+    5e-5 at 768, BERT base), and is `rate_factor` as high where few weights move; a model from nothing learns faster,
+    and falls with the width itself.
     """
     training, task = resolved.recipe.training, data.task
     size = training.batch_size * training.gradient_accumulation
@@ -52,8 +55,9 @@ def plan(resolved: Resolved, data: Dataset, *, examples: int, hidden_size: int, 
         if resolved.recipe.model.from_scratch is not None:
             rate = min(SCRATCH_RATE, SCRATCH_RATE * 256 / hidden_size)
         else:
-            rate = min(task.rate, max(SLOWEST, task.rate * (task.rate_width / hidden_size) ** 2))
-        resolved.infer("training.learning_rate", rate, f"the model's width, {hidden_size}")
+            rate = rate_factor * min(task.rate, max(SLOWEST, task.rate * (task.rate_width / hidden_size) ** 2))
+        by = f", and the method, {resolved.recipe.method.type}" if rate_factor != 1 else ""
+        resolved.infer("training.learning_rate", rate, f"the model's width, {hidden_size}{by}")
     else:
         rate = training.learning_rate
     wanted_length = resolved.recipe.model.max_length

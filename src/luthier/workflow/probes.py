@@ -56,7 +56,7 @@ def read_probes(resolved: Resolved, task: Any, loaded: Loaded, *, max_length: in
         records = [r for i, r in enumerate(records) if i not in encoded.rejected]
         if not records:
             raise DataError("no usable rows", where=f"evaluation.probes.{name}", remedy="a probe needs the columns of the training files")
-        found[name] = Probe(records, encoded.tokens)
+        found[name] = Probe(records, loaded.lay(encoded.tokens))
     return found, hashes
 
 

@@ -116,7 +116,9 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     _save_model(job, run, state)
     write_jsonl(run.folder / "data" / "quarantine.jsonl", [q._asdict() for q in job.data.prepared.quarantined])
     best = scores["model"][job.plan.metric]
-    run.record(score={"metric": job.plan.metric, **best}, weights_sha256=sha256(run.model / "model.safetensors"))
+    run.record(
+        score={"metric": job.plan.metric, **best}, weights_sha256={p.name: sha256(p) for p in sorted(run.model.glob("*.safetensors"))}
+    )
     write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
     write_text(run.report, render(_story(job, run), task=task, gold=gold, outputs=answers, records=test))
     return scores
@@ -138,7 +140,7 @@ def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
     temporary = run.folder / ".model.part"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        loading.save(job.loaded.model, job.loaded.tokenizer, temporary, task=state)
+        loading.save(job.loaded, temporary, task=state, base=_base_of(job, run))
         shutil.rmtree(run.model, ignore_errors=True)
         temporary.rename(run.model)
     except (OSError, SafetensorError) as error:
@@ -146,6 +148,12 @@ def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
         raise SpaceError(
             f"the model could not be written: {error}", where=str(run.folder), remedy="free some space, then resume"
         ) from error
+
+
+def _base_of(job: Job, run: Run) -> dict[str, Any]:
+    """What a run's adapters stand on."""
+    base = job.loaded.base
+    return {"name": base.name, "layers": job.resolved.recipe.model.layers, **run.facts["base"]} if base else {}
 
 
 def _story(job: Job, run: Run) -> Story:

@@ -36,7 +36,8 @@ def write(job: Job, part: Part) -> list[str]:
     if not task.writes or not records:
         return []
     length, config = job.plan.max_length, loaded.model.config
-    prompts = task.ask(records, loaded.tokenizer, config=config, max_length=length)
+    prompts = [[*loaded.virtual, *p] for p in task.ask(records, loaded.tokenizer, config=config, max_length=length)]
+    length += len(loaded.virtual)
     stops = stop_ids(loaded.tokenizer, config=config)
     most, budget = task.options.max_new_tokens, job.resolved.recipe.evaluation.max_tokens
     if getattr(task.options, "beams", 1) > 1:

@@ -1,0 +1,1 @@
+"""Options of each method, one file a method, torch-free."""
