@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from turns import Turn, serve, take_turns
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 VOCABULARY, WIDTH, BATCH, MEAN = 49_152, 576, 8, 90
-PACKED = 1024
+PACKED, RATE = 1024, 2e-5
 
 
 def rows(count: int) -> list[dict[str, list[int]]]:
@@ -56,8 +57,10 @@ def llama(layers: int, *, vocabulary: int = VOCABULARY) -> Any:
     )  # fmt: skip
 
 
-def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
-    """Our loop, as `luthier train` sets it up."""
+def luthier_side(
+    order: dict[str, Any], data: list[dict[str, list[int]]], *, adapt: Callable[[Any, Any], Any] = lambda model, layout: None
+) -> Turn:
+    """Our loop, as `luthier train` sets it up; `adapt` may change the model before it trains."""
     from luthier.models import forward, host, load
     from luthier.models.batch import Batch, Loss, collate
     from luthier.models.heads import Head
@@ -71,6 +74,7 @@ def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Tur
     model = llama(order["layers"])
     forward.prepare(model)
     layout = forward.choose_layout(model, wanted="ragged", pad_id=0, kind="causal")
+    adapt(model, layout)
     kept = load.for_training(model, device=machine.device, dtype=machine.dtype, head=head)
     optimizer = Optimizer(model, Training(weight_decay=0.0), kept=kept)
     state = {"done": 0}
@@ -86,15 +90,15 @@ def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Tur
                 yield Update((collate([{"input_ids": r["input_ids"][:-1], "labels": r["labels"][1:]} for r in part]),), 0, False)
 
         begun = time.perf_counter()
-        losses = [r.loss for r in train(model, updates(), loss=loss, optimizer=optimizer, rate=lambda step: 2e-5, done=state["done"])]
+        losses = [r.loss for r in train(model, updates(), loss=loss, optimizer=optimizer, rate=lambda step: RATE, done=state["done"])]
         state["done"] += count
         return losses, time.perf_counter() - begun
 
     return turn
 
 
-def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
-    """`SFTTrainer` on rows that are in tokens already."""
+def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]], *, adapt: Callable[[Any], Any] = lambda model: model) -> Turn:
+    """`SFTTrainer` on rows that are in tokens already; `adapt` may wrap the model before it trains."""
     import torch
     import transformers
     from datasets import Dataset
@@ -108,7 +112,7 @@ def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
         pad_token="<pad>",
         eos_token="</s>",
     )
-    model = llama(order["layers"])
+    model = adapt(llama(order["layers"]))
     packed = order["packed"]
     state: dict[str, Any] = {"optimizer": None}
 
@@ -139,7 +143,7 @@ def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
             options = {"gradient_checkpointing": False}
         arguments = SFTConfig(
             output_dir="/tmp/luthier-benchmark", per_device_train_batch_size=1 if packed else BATCH, num_train_epochs=1,
-            max_steps=-1 if packed else count, learning_rate=2e-5, lr_scheduler_type="constant", report_to=[], save_strategy="no",
+            max_steps=-1 if packed else count, learning_rate=RATE, lr_scheduler_type="constant", report_to=[], save_strategy="no",
             disable_tqdm=True, logging_strategy="no", use_cpu=True, bf16=False, **options,
         )  # fmt: skip
         clock = Clock()

@@ -7,6 +7,7 @@
     ├── ModelError         a model that cannot be found, loaded or run as asked
     ├── TrainingError      training could not go on
     │   ├── NonFiniteError     a loss or gradient was not a finite number; no update was made
+    │   ├── MemoryShortage     what training will need does not fit in memory; found before the first update
     │   └── Interrupted        stopped by a signal, after saving
     ├── CheckpointError    no valid checkpoint where one is needed
     ├── RunError           a run that is missing, locked or in the wrong state
@@ -74,6 +75,10 @@ class TrainingError(LuthierError):
 
 class NonFiniteError(TrainingError):
     """A loss or gradient was not a finite number; the update was not made."""
+
+
+class MemoryShortage(TrainingError):
+    """Something that training will do does not fit in memory; found before the first update."""
 
 
 class Interrupted(TrainingError):

@@ -83,6 +83,7 @@ def base(world: dict[str, Any]) -> dict[str, Any]:
 def observe(recipe: dict[str, Any], overrides: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Train in `folder` and gather everything that a field could change."""
     from luthier.inference import predict
+    from luthier.models import load
     from luthier.training import batches, checkpoint
 
     counts: Counter[str] = Counter()
@@ -94,6 +95,7 @@ def observe(recipe: dict[str, Any], overrides: list[str], folder: Path, monkeypa
     counting(predict, "collate", "passes in evaluation")
     counting(batches, "collate", "passes in training")
     counting(checkpoint, "save", "checkpoints saved")
+    counting(load, "_keep_inputs_alone", "models that compute their layers again")
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     notes: list[str] = []
@@ -149,6 +151,7 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "model.dropout": (0.4, "log", []),
     "model.head": ("mlp", "parameters", []),
     "model.max_length": (6, "tokens", []),
+    "model.quantization": ("4bit", "error", []),
     "training.epochs": (3, "log", []),
     "training.max_steps": (2, "log", []),
     "training.batch_size": (8, "log", []),
@@ -166,7 +169,12 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "training.plateau_patience": (1, "log", ["training.epochs=6", "training.schedule=plateau", "training.learning_rate=0.2"]),
     "training.gap_warning": (1000.0, "notes", ["training.epochs=6", "training.learning_rate=0.05"]),
     "training.precision": ("bf16", "host", []),
+    "training.layer_decay": (0.5, "weights", []),
+    "training.optimizer": ("paged_adamw8bit", "error", []),
+    "training.rounding": ("stochastic", "weights", ["training.precision=bf16"]),
     "training.attention": ("padded", "layout", []),
+    "training.checkpointing": (True, "counts", []),
+    "training.rehearsal": (False, "counts", []),
     "training.device": ("cuda", "error", []),
     "training.threads": (2, "host", []),
     "training.seed": (5, "weights", []),
@@ -183,8 +191,8 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "output.folder": ("elsewhere", "place", []),
     "output.name": ("another", "place", []),
 }  # fmt: skip
-ELSEWHERE = {"model.revision"}
-"""Proven by a test of its own below: it needs a hub id."""
+ELSEWHERE = {"model.revision", "model.double_quantization"}
+"""Proven by tests of their own: one below, for it needs a hub id; one in tests/models/test_quantize.py, for it needs wider layers."""
 
 
 def test_no_field_is_missing():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from luthier.errors import ModelError
 from luthier.models import dropout, embedding
+from luthier.models.adapters.method import layer_rates
 from luthier.models.batch import Loss, within_budget
 from luthier.recipe.sections import Training
 from luthier.training.batches import UpdateStream
 from luthier.training.loop import train
 from luthier.training.optim import Optimizer
+from luthier.training.rules import stochastically_rounded
 from luthier.training.schedule import Schedule
 
 
@@ -181,3 +185,120 @@ def test_the_gradient_does_not_depend_on_how_an_update_is_cut():
         ends.append(([next(reports).loss for _ in range(6)], model.weight.detach().clone()))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
     assert torch.allclose(ends[0][1], ends[1][1], atol=1e-6)
+
+
+def drive(model: nn.Module, optimizer: Optimizer, steps: int, *, rate: float = 1e-2) -> None:
+    """Some updates on fixed random inputs, seeded as the loop seeds them."""
+    for step in range(steps):
+        torch.manual_seed(step)
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).to(next(model.parameters()).dtype)
+        (model(x).float().square().sum() * optimizer.loss_scale).backward()
+        weight = 8.0 * optimizer.loss_scale
+        optimizer.step(learning_rate=rate, weight=weight, norm=optimizer.gradient_norm(weight))
+        optimizer.clear()
+
+
+def test_stochastic_rounding_is_right_on_average():
+    """Each value becomes one of its two bf16 neighbours, with the mean where it was; bf16 values stay."""
+    wide = torch.tensor([1.001, -3.3, 1e-3, 0.5])
+    torch.manual_seed(0)
+    drawn = torch.stack([stochastically_rounded(wide) for _ in range(4000)]).float()
+    assert all(len(drawn[:, i].unique()) == 2 for i in range(3))
+    assert drawn[:, 3].unique().tolist() == [0.5]
+    assert torch.allclose(drawn.mean(0), wide, rtol=2e-4)
+
+
+def test_small_updates_add_up_without_masters():
+    """Updates far below a bf16 step vanish by plain rounding, and add up by chance; no fp32 copy of the weights is kept."""
+    options = Training(precision="bf16", rounding="stochastic", weight_decay=0.0)
+    torch.manual_seed(0)
+    model, exact = nn.Linear(64, 64).to(torch.bfloat16), nn.Linear(64, 64)
+    exact.load_state_dict({n: t.float() for n, t in model.state_dict().items()})
+    start = exact.weight.detach().clone()
+    one, two = Optimizer(model, options), Optimizer(exact, Training(weight_decay=0.0))
+    for step in range(60):
+        torch.manual_seed(step)
+        for m, o in ((model, one), (exact, two)):
+            (m.weight.float().sum() + m.bias.float().sum()).backward()
+            o.step(learning_rate=1e-5, weight=1.0, norm=0.1)
+            o.clear()
+    moved = float((exact.weight - start).mean())
+    assert float((model.weight.float() - start).mean()) == pytest.approx(moved, rel=0.1)
+    assert not any(n.startswith("master") for n in one.state_dict())
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adamw8bit"}, {"precision": "bf16", "rounding": "stochastic"}, {}])
+def test_optimizer_states_resume_to_the_same_bits(options):
+    """Ten updates at once, and five and five with the state saved between, end alike."""
+    dtype = torch.bfloat16 if "precision" in options else torch.float32
+    made = Training(**options)
+
+    def big() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 1024), nn.Linear(1024, 64)).to(dtype)
+
+    whole, first = big(), big()
+    drive(whole, Optimizer(whole, made), 10)
+    half = Optimizer(first, made)
+    drive(first, half, 5)
+    second = big()
+    second.load_state_dict(first.state_dict())
+    later = Optimizer(second, made)
+    later.load_state_dict({n: t.clone() for n, t in half.state_dict().items()})
+    for step in range(5, 10):
+        torch.manual_seed(step)
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
+        second(x).float().square().sum().backward()
+        later.step(learning_rate=1e-2, weight=8.0, norm=later.gradient_norm(8.0))
+        later.clear()
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+def test_eight_bit_moments_follow_fp32_ones():
+    def big() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(6, 1024)
+
+    plain, narrow = big(), big()
+    one, two = Optimizer(plain, Training()), Optimizer(narrow, Training(optimizer="adamw8bit"))
+    drive(plain, one, 20, rate=1e-3)
+    drive(narrow, two, 20, rate=1e-3)
+    moved = (plain.weight - big().weight).norm()
+    assert float((plain.weight - narrow.weight).norm() / moved) < 0.1
+    assert {t.dtype for n, t in two.state_dict().items() if n == "state1:weight"} == {torch.uint8}
+    with pytest.raises(ModelError, match="CUDA only"):
+        Optimizer(big(), Training(optimizer="paged_adamw8bit"))
+
+
+def test_fp16_scales_its_loss_and_leaves_out_updates_that_overflow():
+    """Gradients too small for fp16 arrive all the same; an overflow halves the scale and costs one update, told by a rate of 0."""
+    model = small().to(torch.float16)
+    optimizer = Optimizer(model, Training())
+    assert optimizer.loss_scale == 4096
+    batches = list(UpdateStream([{"input_ids": [1, 2]}] * 8, {}, size=4, max_tokens=99, seed=0).__iter__().__next__().batches)
+    assert batches
+    seen = []
+
+    def loss(m: nn.Module, batch: object) -> Loss:
+        factor = 60000.0 if len(seen) == 1 else 1e-6
+        seen.append(factor)
+        return Loss(m(torch.ones(4, 6, dtype=torch.float16)).float().sum() * factor, 4.0)
+
+    stream = UpdateStream([{"input_ids": [1, 2]}] * 8, {}, size=4, max_tokens=99, seed=0)
+    before = [p.detach().clone() for p in model.parameters()]
+    reports = train(model, stream, loss=loss, optimizer=optimizer, rate=lambda step: 1e-2)
+    rates = [next(reports).learning_rate for _ in range(3)]
+    assert rates == [1e-2, 0.0, 1e-2]
+    assert optimizer.loss_scale == 2048
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_layers_learn_slower_further_down():
+    from tests.tiny import config
+
+    model = transformers.AutoModelForSequenceClassification.from_config(config("bert"))
+    rate = layer_rates(model, 0.5)
+    assert rate("classifier.weight") == 1.0
+    assert rate("bert.encoder.layer.1.output.dense.weight") == 0.5
+    assert rate("bert.encoder.layer.0.attention.self.query.bias") == 0.25
+    assert rate("bert.embeddings.word_embeddings.weight") == rate("bert.embeddings.LayerNorm.weight") == 0.125

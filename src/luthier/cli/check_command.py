@@ -17,12 +17,33 @@ from luthier.cli.options import accept_option, accepting, json_option, print_jso
 @click.option("--no-model", is_flag=True, help="Recipe and data only: no torch, under a second.")
 @accept_option
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Also write the label X-ray as a page.")
+@click.option("--table", is_flag=True, help="Memory of each method, precision and checkpointing, and nothing else.")
+@click.option("--fit", "limit", metavar="SIZE", help="Find the best way of training in so much memory, e.g. 4GiB, and nothing else.")
+@click.option("--out", type=click.Path(path_type=Path), help="With --fit: write the recipe that fits to this file.")
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, accepted: tuple[str, ...], page: Path | None, as_json: bool) -> None:
+def command(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    no_model: bool,
+    accepted: tuple[str, ...],
+    page: Path | None,
+    table: bool,
+    limit: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Find what would fail in RECIPE, its data and its model, without training.
 
     For models that write, it shows samples with the text that is graded in colour: the label X-ray.
     """
+    if out is not None and limit is None:
+        raise click.UsageError("--out goes with --fit")
+    if limit is not None:
+        _fit(recipe, overrides, limit, out, as_json)
+        return
+    if table:
+        _table(recipe, overrides, as_json)
+        return
     from luthier.errors import LabelError
     from luthier.workflow.check import check
 
@@ -32,7 +53,9 @@ def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, accepted: 
         _show(error.samples, page, fault=str(error))
         raise
     if as_json:
-        print_json({"summary": found.summary, "notes": found.notes, "engine": found.engine, "samples": found.samples})
+        print_json(
+            {"summary": found.summary, "notes": found.notes, "engine": found.engine, "samples": found.samples, "memory": found.memory}
+        )
         return
     summary = found.summary
     click.echo(
@@ -52,6 +75,41 @@ def command(recipe: Path, overrides: tuple[str, ...], no_model: bool, accepted: 
     for bad in found.quarantined[:5]:
         click.echo(f"bad row   {bad.file}:{bad.line}: {bad.reason}")
     click.echo("ok        nothing stands in the way of training")
+
+
+def _fit(recipe: Path, overrides: tuple[str, ...], limit: str, out: Path | None, as_json: bool) -> None:
+    """The best configuration within a limit, as overrides and, where asked for, as a recipe."""
+    from luthier.recipe.load import dump, load_recipe
+    from luthier.security.artifacts import write_text
+    from luthier.workflow.memory import fit, parse_size
+
+    resolved = load_recipe(recipe, overrides=overrides)
+    choice = fit(resolved, parse_size(limit))
+    if out is not None:
+        write_text(out, dump(load_recipe(resolved.recipe.model_dump(mode="json"), overrides=choice.overrides).recipe))
+    if as_json:
+        print_json({"overrides": choice.overrides, "memory": choice.plan.facts()})
+        return
+    for name, text in choice.plan.lines().items():
+        click.echo(f"{name:<10}{text}")
+    click.echo("use       " + " ".join(f"--set '{o}'" for o in choice.overrides))
+    if out is not None:
+        click.echo(f"recipe    {out}")
+
+
+def _table(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Memory of each method, precision and checkpointing."""
+    from luthier.recipe.load import load_recipe
+    from luthier.workflow.memory import table
+
+    choices = table(load_recipe(recipe, overrides=overrides))
+    if as_json:
+        print_json({"choices": [{"overrides": c.overrides, "memory": c.plan.facts()} for c in choices]})
+        return
+    click.echo(f"{'method':<10}{'precision':<11}{'checkpointing':<15}memory")
+    for choice in choices:
+        method, precision, checkpointing, size = choice.cells()
+        click.echo(f"{method:<10}{precision:<11}{checkpointing:<15}{size:>10}")
 
 
 def _show(samples: Sequence[Any], page: Path | None, *, fault: str = "") -> None:

@@ -14,6 +14,7 @@ import click
 
 COMMANDS = {
     "demo": "Fine-tune a real model on shipped reviews, offline, in about a minute.",
+    "import": "Turn another tool's configuration into a recipe.",
     "train": "Fine-tune by a recipe.",
     "check": "Find what would fail, before it does.",
     "explain": "Show every value of a recipe and where it came from.",
@@ -27,6 +28,9 @@ COMMANDS = {
     "compare": "Compare two runs on the same rows.",
     "reproduce": "Train a run again from its record and compare.",
     "export": "Write a plain model folder that needs no Luthier.",
+    "eject": "Write a recipe as a script that trains without Luthier.",
+    "merge": "Merge a run's adapters into a plain model folder.",
+    "combine": "Combine the adapters of several runs into one.",
     "runs": "List the runs.",
     "doctor": "Say what this machine has, what is on, and why not.",
 }

@@ -105,3 +105,10 @@ def print_json(value: Any) -> None:
     from luthier.security.artifacts import finite
 
     click.echo(json.dumps(finite(value), indent=1, ensure_ascii=False, default=str))
+
+
+def adapter_folder(name: str, root: Path) -> Path:
+    """The model folder of a run, or a folder of adapters."""
+    if (Path(name) / "adapter_config.json").is_file():
+        return Path(name)
+    return the_run(name, root).model

@@ -63,7 +63,8 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "method_names": METHODS,
         "best": best_method(methods, metric),
         "n": scores["test_rows"],
-        "comparison": Markup(_comparison(methods, metric)),  # noqa: S704  (charts escape their labels)
+        "compared": (compared := _compared(methods, metric, names)),
+        "comparison": Markup(_comparison(methods, compared)),  # noqa: S704  (charts escape their labels)
         "curve": Markup(_curve(story)),  # noqa: S704
         "rates": Markup(_rates(story)),  # noqa: S704
         **(_of_labels(task, gold, outputs, records) if task.name == "classification" else NO_LABELS),
@@ -107,6 +108,11 @@ def best_method(methods: dict[str, Any], metric: str) -> str:
     sign = -1 if metric in metrics.LOWER_IS_BETTER else 1
     scored = [m for m in methods if metric in methods[m]]
     return max(reversed(scored), key=lambda m: sign * methods[m][metric]["value"])
+
+
+def _compared(methods: dict[str, Any], metric: str, names: Sequence[str]) -> str:
+    """The score by which methods are drawn side by side: the chosen one, unless only the model has it."""
+    return next((n for n in (metric, *names) if sum(n in found for found in methods.values()) > 1), metric)
 
 
 def _comparison(methods: dict[str, Any], metric: str) -> str:

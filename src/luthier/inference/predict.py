@@ -23,9 +23,20 @@ Answer = Callable[[nn.Module, Batch], Tensor]
 """What a task asks of a batch: (segments, width)."""
 
 
-def outputs(model: nn.Module, tokens: Tokens, layout: Layout, *, answer: Answer, max_tokens: int) -> NDArray[np.float64]:
-    """The answers for each record, (records, width); those of a record with several examples are summed."""
-    found = _over(model, tokens, layout, max_tokens, lambda batch: answer(model, batch))
+def outputs(
+    model: nn.Module,
+    tokens: Tokens,
+    layout: Layout,
+    *,
+    answer: Answer,
+    max_tokens: int,
+    above: Callable[[Batch], Batch] | None = None,
+) -> NDArray[np.float64]:
+    """The answers for each record, (records, width); those of a record with several examples are summed.
+
+    `above` lays beside a batch what its frozen layers give, where that was kept.
+    """
+    found = _over(model, tokens, layout, max_tokens, lambda batch: answer(model, batch if above is None else above(batch)))
     if tokens.owner is None:
         return found
     whole = np.zeros((tokens.records(), found.shape[1]))

@@ -37,7 +37,9 @@ class Writer:
                 raise ModelError(f"was trained for {self.task.name}: it does not write", where=str(source.local), remedy=f"luthier {use}")
         self.host = machine.set_up(device=device, threads=threads, precision=precision)  # type: ignore[arg-type]
         self.loaded = loading.load(source, Model(name=source.name), head=_head, attention="auto", finished=True)
-        self.loaded.model.to(device=self.host.device, dtype=self.host.dtype)  # type: ignore[call-arg, call-overload]
+        self.loaded.model.to(self.host.device)  # type: ignore[arg-type]
+        if self.loaded.quantization == "none":  # a quantised model has its precisions
+            self.loaded.model.to(self.host.dtype)  # type: ignore[arg-type]
         self.loaded.model.eval()
         self.tokenizer, self.config = self.loaded.tokenizer, self.loaded.model.config
         self.max_length: int = min(self.card["max_length"], self.loaded.max_length) if self.card else self.loaded.max_length

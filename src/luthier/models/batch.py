@@ -98,7 +98,9 @@ class Batch:
     tensors; `targets` is whatever the task puts there, one row a segment, in segment order;
     `rows` gives, in segment order, the index of each example in its data part. `labels` (tokens,)
     holds for each place the token graded there, UNGRADED where none is. For an encoder-decoder the
-    batch is the decoder's run, `source` the encoder's, and `bridge` leads from one to the other.
+    batch is the decoder's run, `source` the encoder's, and `bridge` leads from one to the other. Where a
+    model's frozen bottom was computed before (`models/trunk.py`), `trunk` (tokens, width) is what it gave, or
+    `pooled` (segments, width) is.
     """
 
     input_ids: Tensor
@@ -110,6 +112,8 @@ class Batch:
     labels: Tensor | None = None
     source: Batch | None = None
     bridge: Bridge | None = None
+    trunk: Tensor | None = None
+    pooled: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -129,6 +133,8 @@ class Batch:
             labels=None if self.labels is None else self.labels.to(device),
             source=None if self.source is None else self.source.to(device),
             bridge=None if self.bridge is None else self.bridge.to(device),
+            trunk=None if self.trunk is None else self.trunk.to(device),
+            pooled=None if self.pooled is None else self.pooled.to(device),
         )
 
 

@@ -48,7 +48,7 @@ def set_up(
     *,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     threads: int | Literal["auto"] = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
 ) -> Host:
     """Choose the device and switch on what the machine has.
 
@@ -62,6 +62,10 @@ def set_up(
         _need_bf16(chosen)
         host.dtype = torch.bfloat16
         host.on.append("bf16 weights with fp32 masters")
+    if precision == "fp16":
+        _need_fp16(chosen)
+        host.dtype = torch.float16
+        host.on.append("fp16 weights with fp32 masters and a scaled loss")
     if chosen.type == "cpu":
         _note(host, "oneDNN fp32 matrix products", fast_matmul())
         _note(host, "memory kept between steps", keep_memory())
@@ -112,6 +116,12 @@ def keep_memory() -> str:
     return ""
 
 
+def give_back_memory() -> None:
+    """Give free memory between what is used back to the system, where the allocator can."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware."""
     check: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
@@ -140,6 +150,15 @@ def _need_bf16(device: torch.device) -> None:
     checks: dict[str, Any] = {"cpu": cpu_has_bf16, "cuda": torch.cuda.is_bf16_supported, "mps": lambda: False}
     if not checks[device.type]():
         raise ModelError(f"this {device.type} has no bf16 instructions", where="training.precision", remedy="set training.precision: fp32")
+
+
+def _need_fp16(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise ModelError(
+            f"fp16 is for CUDA: on {device.type} its products take minutes",
+            where="training.precision",
+            remedy="set training.precision: bf16",
+        )
 
 
 def _note(host: Host, what: str, reason: str) -> None:

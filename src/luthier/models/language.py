@@ -17,10 +17,14 @@ from transformers import PreTrainedModel
 from luthier.errors import ModelError
 from luthier.models import attention
 from luthier.models.batch import UNGRADED, Batch, collate
-from luthier.models.forward import Layout, difference, hidden_states, masked_logits, set_attention
+from luthier.models.forward import Layout, difference, hidden_states, masked_logits, rounding, set_attention
 
 CHUNK_LOGITS = 7 << 20
 """Logits held at a time: 28 MiB in fp32, which the allocator keeps between steps (it maps larger pieces anew)."""
+
+
+WIDENED = 1 << 23
+"""Weights of a head that are converted to another precision at a time."""
 
 
 class LinearHead(NamedTuple):
@@ -33,7 +37,7 @@ class LinearHead(NamedTuple):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, width) -> (n, vocabulary), in fp32."""
-        raw = F.linear(hidden * self.scale, self.weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden.dtype)).float()
+        raw = project(hidden * self.scale, self.weight, self.bias).float()
         return raw if self.softcap is None else torch.tanh(raw / self.softcap) * self.softcap
 
 
@@ -46,6 +50,29 @@ def head_of(model: nn.Module) -> LinearHead:
     if extra is not None:
         bias = extra[0] if bias is None else bias + extra[0]
     return LinearHead(out.weight, bias, _scale_of(config), getattr(config, "final_logit_softcapping", None))  # type: ignore[arg-type]
+
+
+def project(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear map of `hidden`, in its precision; a weight of another is converted a piece at a time."""
+    bias = None if bias is None else bias.to(hidden.dtype)
+    if weight.dtype == hidden.dtype:
+        return F.linear(hidden, weight, bias)
+    found = torch.cat([F.linear(hidden, piece.to(hidden.dtype)) for piece in weight.split(_rows(weight))], dim=-1)
+    return found if bias is None else found + bias
+
+
+def _unproject(slopes: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """Slopes @ weight into `out`, in whose precision a weight of another is converted a piece at a time."""
+    if weight.dtype == slopes.dtype:
+        return torch.mm(slopes, weight, out=out)
+    out.zero_()
+    for part, piece in zip(slopes.split(_rows(weight), 1), weight.split(_rows(weight)), strict=True):
+        out.addmm_(part, piece.to(slopes.dtype))
+    return out
+
+
+def _rows(weight: Tensor) -> int:
+    return max(1, WIDENED // weight.shape[1])
 
 
 SCALED_WHERE_TIED = ("umt5", "switch_transformers", "udop")
@@ -82,7 +109,7 @@ def verify_head(model: PreTrainedModel, layout: Layout) -> None:
         if batch.source is not None:
             inputs = {"input_ids": batch.source.input_ids[None], "decoder_input_ids": batch.input_ids[None]}
         theirs = model(**inputs, use_cache=False).logits[0].float()
-        agree = mine.shape == theirs.shape and difference(mine, theirs) <= (1e-4 if model.dtype == torch.float32 else 5e-2)
+        agree = mine.shape == theirs.shape and difference(mine, theirs) <= rounding(model)
         reason = "computes its logits in a way that is not known here"
     except Exception as error:  # any architecture may fail in its own way
         agree, reason = False, f"cannot be run here: {type(error).__name__}: {str(error).strip()[:160]}"
@@ -112,7 +139,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, head: LinearHead, grades: _Grades) -> Tensor:
         rows = max(16, CHUNK_LOGITS // weight.shape[0])
-        used = weight.detach().to(hidden.dtype)
+        used = weight.detach()
+        if used.element_size() > hidden.element_size():
+            used = used.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float64)
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
         dhidden = torch.empty_like(hidden) if want_hidden else None
@@ -120,7 +149,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dbias = torch.zeros_like(bias) if want_bias and bias is not None else None
         for start in range(0, len(labels), rows):
             part, gold = hidden.detach()[start : start + rows] * head.scale, labels[start : start + rows]
-            logits = F.linear(part, used, None if bias is None else bias.to(part.dtype)).float()
+            logits = project(part, used, bias).float()
             slope = None
             if head.softcap is not None:
                 slope = torch.tanh(logits.div_(head.softcap))
@@ -150,7 +179,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dbias is not None:
                 dbias += slopes.sum(0)
             if dhidden is not None:
-                torch.mm(slopes, used, out=dhidden[start : start + rows]).mul_(head.scale)
+                _unproject(slopes, used, dhidden[start : start + rows]).mul_(head.scale)
             if dweight is not None:
                 _add_outer(dweight, slopes, part, first=start == 0)
         ctx.found, ctx.weight = (dhidden, dweight, dbias), weight

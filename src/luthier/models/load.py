@@ -25,10 +25,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from luthier.errors import LuthierError, ModelError
-from luthier.models import dropout, embedding, forward, language
+from luthier.models import dropout, embedding, forward, language, quantize
 from luthier.models.config import AUTO, adapt_config, is_decoder, longest, pad_token, refuse_head, set_labels
 from luthier.models.forward import Layout
 from luthier.models.heads import Head, PooledModel, build_head
+from luthier.models.quantize import Precision
 from luthier.models.source import NAMES, Source, base_facts, base_of, is_adapter, refuse_code
 from luthier.registry import nearest
 
@@ -56,6 +57,8 @@ class Loaded:
     base: Source | None = None
     """Where the weights came from; None for a model from nothing."""
     quantization: str = "none"
+    begun: dict[str, torch.Tensor] = field(default_factory=dict)
+    """How adapters began that took their share out of the base weights."""
     virtual: tuple[int, ...] = ()
     """Ids of learned tokens that stand before each text."""
 
@@ -77,14 +80,16 @@ def load(
     attention: Literal["auto", "ragged", "padded"] = "auto",
     seed: int = 0,
     finished: bool = False,
+    precision: Precision = "auto",
 ) -> Loaded:
     """Load weights with the head that `head` names for the config (the folder's own where it has one that fits, else fresh).
 
     A folder of adapters is loaded with the model that they were trained on. With `finished` the folder's own
-    head must fit: nothing is drawn afresh. Raises ModelError for what cannot be found, loaded or combined.
+    head must fit: nothing is drawn afresh. `precision` is for the table and head of a quantised
+    model. Raises ModelError for what cannot be found, loaded or combined.
     """
     if source.local is not None and is_adapter(source.local):
-        return _load_adapted(source, section, head=head, attention=attention, seed=seed)
+        return _load_adapted(source, section, head=head, attention=attention, seed=seed, precision=precision)
     notes: list[str] = []
     with friendly(source):
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
@@ -107,17 +112,17 @@ def load(
         "dtype": torch.float32,
         "attn_implementation": "sdpa",
     }
+    auto = AUTO[wanted.kind] if plain else AutoModel
     with friendly(source), quiet():
-        auto = AUTO[wanted.kind] if plain else AutoModel
         if plain:
             options["ignore_mismatched_sizes"] = not finished
             options["output_loading_info"] = True
-        try:
-            loaded = auto.from_pretrained(source.location, **options)
-        except ValueError as error:
-            if "does not support" not in str(error):
-                raise
-            loaded = auto.from_pretrained(source.location, **{**options, "attn_implementation": "eager"})
+        loaded: Any
+        if section.quantization != "none":
+            streamed = quantize.stream(source, config, section, auto=auto, precision=precision, finished=finished)
+            loaded, notes = (streamed.model, {"missing_keys": streamed.drawn if plain else []}), [*notes, *streamed.notes]
+        else:
+            loaded = _from_pretrained(source, auto, options)
     model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
     missing = sorted({str(k[0] if isinstance(k, tuple) else k) for key in ("missing_keys", "mismatched_keys") for k in info.get(key, ())})
     fresh = bool(missing)
@@ -141,7 +146,18 @@ def load(
         notes=notes,
         drawn=missing,
         base=source,
+        quantization=section.quantization,
     )
+
+
+def _from_pretrained(source: Source, auto: Any, options: dict[str, Any]) -> Any:
+    """What transformers loads, with the attention that the architecture has."""
+    try:
+        return auto.from_pretrained(source.location, **options)
+    except ValueError as error:
+        if "does not support" not in str(error):
+            raise
+        return auto.from_pretrained(source.location, **{**options, "attn_implementation": "eager"})
 
 
 def _load_adapted(
@@ -151,6 +167,7 @@ def _load_adapted(
     head: Callable[[PreTrainedConfig], Head],
     attention: Literal["auto", "ragged", "padded"],
     seed: int,
+    precision: Precision,
 ) -> Loaded:
     """A base model with the adapters, the head and the tokenizer of a folder."""
     from luthier.models.adapters import saved
@@ -160,13 +177,18 @@ def _load_adapted(
     if base.local is not None:
         saved.check_base(folder, base.local, facts.get("sha256", {}))
     below = section.model_copy(update={"name": base.name, "layers": facts.get("layers", section.layers)})
-    loaded = load(base, below, head=head, attention=attention, seed=seed)
+    if section.quantization == "none":  # as in training, unless another is asked for
+        below = below.model_copy(update={k: facts[k] for k in ("quantization", "double_quantization") if k in facts})
+        precision = facts.get("precision", precision)
+    loaded = load(base, below, head=head, attention=attention, seed=seed, precision=precision)
     if isinstance(loaded.model, PooledModel) and not _load_head(loaded.model, folder):
         raise ModelError("lacks its head", where=str(folder), remedy="copy the whole folder again, or train anew")
     with friendly(source), quiet():
         if (folder / "tokenizer.json").is_file():
             loaded.tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         saved.load(loaded, folder)
+    if loaded.quantization != "none":
+        quantize.widen_adapters(loaded.trunk)
     loaded.fresh_head, loaded.drawn = False, []
     return loaded
 
@@ -183,13 +205,14 @@ def arrange(
     notes: Sequence[str] = (),
     drawn: Sequence[str] = (),
     base: Source | None = None,
+    quantization: str = "none",
 ) -> Loaded:
     """Find how the model takes batches, and how long."""
     layout = forward_layout(model, wanted=attention, pad_id=pad_id, head=head)
     if head.kind in ("causal", "pairs"):
         language.verify_head(cast(PreTrainedModel, model), layout)
     limit = longest(model.config, tokenizer, start=layout.position_start)
-    return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head, drawn=list(drawn), base=base)
+    return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head, list(drawn), base, quantization)
 
 
 def attach_head(model: PreTrainedModel, head: str, *, outputs: int) -> PreTrainedModel | PooledModel:
@@ -209,14 +232,24 @@ def forward_layout(
 
 
 def for_training(
-    model: PreTrainedModel | PooledModel, *, device: torch.device, dtype: torch.dtype, head: Head = CLASSES
+    model: PreTrainedModel | PooledModel, *, device: torch.device, dtype: torch.dtype, head: Head = CLASSES, checkpointing: bool = False
 ) -> list[embedding.KeptEmbedding]:
     """Put the model in training shape: device, precision, fast dropout and kept gradients of embeddings and token heads (CPU).
 
-    Returns the embedding tables whose gradients are kept; these stay fp32 and look up in `dtype`.
+    Returns the embedding tables whose gradients are kept; these stay fp32 and look up in `dtype`. With
+    `checkpointing`, layers keep their input alone and are computed again in the backward pass (Chen et al. 2016).
+    Raises ModelError where the architecture cannot.
     """
+    if checkpointing:
+        _keep_inputs_alone(model.trunk if isinstance(model, PooledModel) else model)
     model.to(device)  # type: ignore[arg-type]
     kept: list[embedding.KeptEmbedding] = []
+    if quantize.is_quantised(model):  # tables are frozen, and have their precision since they were read
+        if device.type == "cpu":
+            dropout.install(model)
+        quantize.widen_adapters(model.trunk if isinstance(model, PooledModel) else model)
+        model.train()
+        return kept
     tables: set[int] = set()
     if device.type == "cpu":
         dropout.install(model)
@@ -233,6 +266,17 @@ def for_training(
                 parameter.data = parameter.data.to(dtype)
     model.train()
     return kept
+
+
+def _keep_inputs_alone(trunk: PreTrainedModel) -> None:
+    """Switch gradient checkpointing on; the recomputation draws the same dropout, so that nothing but time and memory changes."""
+    if not trunk.supports_gradient_checkpointing:
+        raise ModelError(
+            f"a {trunk.config.model_type} model cannot compute its layers again",
+            where="training.checkpointing",
+            remedy="take it out, and lower training.max_tokens instead",
+        )
+    trunk.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _to_weights(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -128,17 +128,22 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError([Fault("no such recipe", str(path), f"did you mean {path.parent / near}?" if near else None)]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([Fault(f"cannot be read: {error}", str(path), "a recipe is a UTF-8 YAML file")]) from None
-    try:
-        raw = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise RecipeError([Fault(f"not YAML: {error.problem}", f"{path}:{line}")]) from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        remedy = "put texts with braces or odd dates in quotes"
-        raise RecipeError([Fault(f"not YAML: {str(error).splitlines()[0]}", str(path), remedy)]) from None
+    raw = parse_yaml(text, where=str(path))
     if not isinstance(raw, dict):
         raise RecipeError([Fault("a recipe is a mapping of sections", str(path), "start with `data:`")])
     return raw
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """YAML as recipes have it: plain values, no key twice, 3e-4 a number. Raises RecipeError with the line."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise RecipeError([Fault(f"not YAML: {error.problem}", f"{where}:{line}")]) from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        remedy = "put texts with braces or odd dates in quotes"
+        raise RecipeError([Fault(f"not YAML: {str(error).splitlines()[0]}", where, remedy)]) from None
 
 
 def _override(text: str) -> tuple[str, Any]:

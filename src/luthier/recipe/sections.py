@@ -110,6 +110,10 @@ class Model(Section):
     dropout: Share | None = Field(None, description="one dropout probability for the whole model; its own where absent")
     head: str = Field("linear", description="linear (the architecture's own), mlp, or module:callable")
     max_length: Auto | Annotated[int, Field(gt=1)] = Field("auto", description="longest example in tokens; the rest is cut and counted")
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="bits of the frozen layers' weights, for methods that put adapters beside them; method qlora means 4bit"
+    )
+    double_quantization: bool = Field(True, description="4bit: the scales of the weights in 8 bits too, which saves 0.4 bits a weight")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
@@ -138,11 +142,30 @@ class Training(Section):
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: multiplies the learning rate")
     plateau_patience: int = Field(2, gt=0, description="plateau: evaluations without improvement before it does")
     gap_warning: float = Field(0.5, gt=0, description="warn when validation loss exceeds training loss by this")
-    precision: Auto | Literal["fp32", "bf16"] = Field("auto", description="bf16 keeps fp32 master weights")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="layer-wise learning rates: each layer learns so many times as fast as the one above"
+    )
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = Field(
+        "adamw", description="8-bit moments take a quarter of the memory; paged ones move out of a CUDA device's memory when it is short"
+    )
+    precision: Auto | Literal["fp32", "bf16", "fp16"] = Field(
+        "auto", description="of weights and computation, with fp32 master weights; fp16 is for CUDA, with its loss scaled"
+    )
+    rounding: Literal["masters", "stochastic"] = Field(
+        "masters", description="bf16 weights: fp32 masters, or none and rounding by chance, a third of the memory less"
+    )
     attention: Auto | Literal["ragged", "padded"] = Field("auto", description="ragged batches, or padded ones")
+    checkpointing: bool = Field(False, description="keep each layer's input only and compute the rest again: less memory, slower")
+    rehearsal: bool = Field(True, description="run the largest batch, an evaluation batch and a save before the first update")
     device: Auto | Literal["cpu", "cuda", "mps"] = Field("auto", description="where to train")
     threads: Auto | Annotated[int, Field(gt=0)] = Field("auto", description="CPU threads; results repeat to the bit for equal counts")
     seed: int = Field(0, ge=0, description="seeds the split, the head, the order and dropout")
+
+    @model_validator(mode="after")
+    def _rounded_where_narrow(self) -> Training:
+        if self.rounding == "stochastic" and (self.precision != "bf16" or self.optimizer != "adamw"):
+            raise ValueError("rounding: stochastic is for precision: bf16 with optimizer: adamw")
+        return self
 
 
 class Evaluation(Section):

@@ -14,7 +14,9 @@ import numpy as np
 from luthier.errors import RunError, SpaceError
 from luthier.inference.model import Predictor
 from luthier.models.load import quiet
+from luthier.models.source import is_adapter
 from luthier.runs.store import Run
+from luthier.serving.merge import merge
 
 AGREEMENT = 1e-3
 """Largest difference between Luthier's answers and plain transformers', in logits."""
@@ -39,7 +41,10 @@ def export_hf(run: Run, target: Path) -> float:
     temporary = target.with_name(f".{target.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        shutil.copytree(run.model, temporary, ignore=shutil.ignore_patterns(".*"))
+        if is_adapter(run.model):
+            merge(run.model, temporary)
+        else:
+            shutil.copytree(run.model, temporary, ignore=shutil.ignore_patterns(".*"))
         difference = read_back(temporary, run, predictor)
         if difference > AGREEMENT:
             raise RunError(f"the exported model differs by {difference:.1e}; nothing was written", where=str(target))

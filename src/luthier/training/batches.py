@@ -7,6 +7,7 @@ two numbers, so resuming is exact.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ class UpdateStream:
     `size` examples make an update. Its examples are laid into as few forward passes as `max_tokens`
     allows, by length; with sums-and-weights losses the cut does not change the gradient. `alter` makes
     of an example what this epoch shows of it (masking); its draws depend on (seed, epoch, row) alone.
+    `above` lays beside a batch what its frozen layers give.
     """
 
     def __init__(
@@ -45,14 +47,47 @@ class UpdateStream:
         types: bool = False,
         padded: bool = False,
         alter: Callable[[Mapping[str, Any], random.Random], Mapping[str, Any]] | None = None,
+        above: Callable[[Batch], Batch] | None = None,
     ) -> None:
-        self._examples, self._targets, self._alter = examples, targets, alter
+        self._examples, self._targets, self._alter, self._above = examples, targets, alter, above
         self._size, self._max_tokens, self._seed, self._types, self._padded = size, max_tokens, seed, types, padded
         self.epoch, self.position = 0, 0
 
     @property
     def updates_per_epoch(self) -> int:
         return -(-len(self._examples) // self._size)
+
+    def heaviest(self, updates: int) -> tuple[Batch, bool]:
+        """Of the first `updates` from here, the batch of most tokens; and whether its update has others.
+
+        Of equally many tokens, those in the longest examples. The position is not moved.
+        """
+        sizes = [size_of(e) for e in self._examples]
+        best: tuple[tuple[int, int], list[int], int, bool] | None = None
+        for rows, epoch in itertools.islice(self._upcoming(), updates):
+            parts = list(within_budget(rows, [sizes[r] for r in rows], self._max_tokens, padded=self._padded))
+            for part in parts:
+                found = [sizes[r] for r in part]
+                tokens = max(found) * len(part) if self._padded else sum(found)
+                weight = (tokens, sum(n * n for n in found))
+                if best is None or weight > best[0]:
+                    best = weight, part, epoch, len(parts) > 1
+        assert best is not None, "there are examples"
+        return self._batch(best[1], best[2]), best[3]
+
+    def _upcoming(self) -> Iterator[tuple[list[int], int]]:
+        """Rows and epoch of every update to come."""
+        start = self.position
+        for epoch in itertools.count(self.epoch):
+            order = self._order(epoch)
+            for first in range(start, len(order), self._size):
+                yield order[first : first + self._size], epoch
+            start = 0
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self._examples)))
+        random.Random(f"{self._seed}/{epoch}").shuffle(order)
+        return order
 
     def state_dict(self) -> dict[str, int]:
         """Where the next update starts."""
@@ -63,8 +98,7 @@ class UpdateStream:
 
     def __iter__(self) -> Iterator[Update]:
         while True:
-            order = list(range(len(self._examples)))
-            random.Random(f"{self._seed}/{self.epoch}").shuffle(order)
+            order = self._order(self.epoch)
             while self.position < len(order):
                 rows = order[self.position : self.position + self._size]
                 self.position += len(rows)
@@ -77,9 +111,14 @@ class UpdateStream:
 
     def _batches(self, rows: list[int], epoch: int) -> Iterator[Batch]:
         for part in within_budget(rows, [size_of(self._examples[r]) for r in rows], self._max_tokens, padded=self._padded):
-            batch = collate([self._example(r, epoch) for r in part], part, types=self._types)
-            chosen = list(batch.rows)
-            yield replace(batch, targets={name: values[chosen] for name, values in self._targets.items()})
+            yield self._batch(part, epoch)
+
+    def _batch(self, rows: list[int], epoch: int) -> Batch:
+        batch = collate([self._example(r, epoch) for r in rows], rows, types=self._types)
+        if self._above is not None:
+            batch = self._above(batch)
+        chosen = list(batch.rows)
+        return replace(batch, targets={name: values[chosen] for name, values in self._targets.items()})
 
     def _example(self, row: int, epoch: int) -> Mapping[str, Any]:
         example = self._examples[row]

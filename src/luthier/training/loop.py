@@ -28,6 +28,9 @@ from luthier.training.batches import Update
 class Steps(Protocol):
     """What the loop needs of an optimizer."""
 
+    @property
+    def loss_scale(self) -> float: ...
+    def back_off(self) -> bool: ...
     def gradient_norm(self, weight: float) -> float: ...
     def bad_gradients(self) -> list[str]: ...
     def step(self, *, learning_rate: float, weight: float, norm: float) -> None: ...
@@ -71,16 +74,20 @@ def train(
         total, weight, parts = 0.0, 0.0, Counter[str]()
         for batch in update.batches:
             result = loss(model, batch.to(device))
-            result.sum.backward()
+            (result.sum * optimizer.loss_scale if optimizer.loss_scale != 1.0 else result.sum).backward()
             total += float(result.sum.detach())
             weight += result.weight
             parts.update(result.parts)
         weight = weight or 1.0  # nothing was graded: the gradient is zero
-        norm = optimizer.gradient_norm(weight)
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise _not_finite(number + 1, total, optimizer)
+        scaled = weight * optimizer.loss_scale
+        norm = optimizer.gradient_norm(scaled)
         learning_rate = rate(number)
-        optimizer.step(learning_rate=learning_rate, weight=weight, norm=norm)
+        if math.isfinite(total) and not math.isfinite(norm) and optimizer.back_off():
+            learning_rate = 0.0  # fp16 overflowed: this update is left out, the next one is scaled less
+        elif not (math.isfinite(total) and math.isfinite(norm)):
+            raise _not_finite(number + 1, total, optimizer)
+        else:
+            optimizer.step(learning_rate=learning_rate, weight=scaled, norm=norm)
         optimizer.clear()
         yield StepReport(
             step=number + 1,

@@ -1,4 +1,4 @@
-"""Gradients to weights: fused AdamW over decayed and undecayed parameters, with fp32 masters.
+"""Gradients to weights: AdamW over decayed and undecayed parameters, with fp32 masters or without.
 
 Enters: gradients, as sums over the batches of an update. Leaves: moved weights. Scaling (division by
 the update's weight, and clipping) happens inside the optimizer's one pass over memory. Nothing is
@@ -8,16 +8,20 @@ moved when the gradient is not finite.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from luthier.training.rules import rule
 
 if TYPE_CHECKING:
     from luthier.models.embedding import KeptEmbedding
     from luthier.recipe.sections import Training
 
 NORMS = ("norm", "ln_")
+FIRST_SCALE, STEADY = 2.0**12, 2000
+"""The loss scale to begin with (losses are sums), and the good steps after which it doubles."""
 
 
 def decayed(name: str, parameter: Tensor) -> bool:
@@ -44,20 +48,26 @@ class Optimizer:
         self._names = [n for n, _ in named]
         self._parameters = [p for _, p in named]
         self._kept_ids = tables
-        self._masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self._parameters]
+        apart = options.rounding == "masters"
+        self._masters = [nn.Parameter(p.detach().float()) if apart and p.dtype != torch.float32 else p for p in self._parameters]
         device = self._parameters[0].device
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for (name, parameter), master in zip(named, self._masters, strict=True):
             groups.setdefault((options.weight_decay if decayed(name, parameter) else 0.0, scale(name)), []).append(master)
         self._moved = moved
-        self._adamw = torch.optim.AdamW(
-            [{"params": members, "weight_decay": decay, "scale": factor} for (decay, factor), members in groups.items()],
-            lr=0.0,
-            betas=options.betas,
-            eps=options.epsilon,
-            fused=device.type in ("cpu", "cuda", "mps"),
-        )
+        members = [{"params": ms, "weight_decay": decay, "scale": factor} for (decay, factor), ms in groups.items()]
+        self._adamw: Any = rule(options, members, device=device)
         self._max_norm = options.max_grad_norm
+        self.loss_scale = FIRST_SCALE if any(p.dtype == torch.float16 for p in self._parameters) else 1.0
+        """What losses are multiplied with, so that small gradients do not vanish in fp16."""
+        self._steady = 0
+
+    def back_off(self) -> bool:
+        """Halve the loss scale because a gradient is not finite; whether there was anything to halve."""
+        if self.loss_scale <= 1.0:
+            return False
+        self.loss_scale, self._steady = self.loss_scale / 2, 0
+        return True
 
     def gradient_norm(self, weight: float) -> float:
         """Global norm of the mean gradient: of the accumulated sums divided by `weight`."""
@@ -77,13 +87,15 @@ class Optimizer:
         for parameter, master in zip(self._parameters, self._masters, strict=True):
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
-        self._adamw.grad_scale = torch.tensor(scale, device=self._masters[0].device)  # type: ignore[attr-defined]
-        self._adamw.step()
+        self._adamw.step(scale)
         moved = [(p, m) for p, m in zip(self._parameters, self._masters, strict=True) if m is not p]
         if moved:
             with torch.no_grad():
                 torch._foreach_copy_([p for p, _ in moved], [m for _, m in moved])
         self._moved()
+        self._steady += 1
+        if self.loss_scale > 1.0 and self._steady == STEADY:
+            self.loss_scale, self._steady = self.loss_scale * 2, 0
 
     def clear(self) -> None:
         """Forget the gradients of the update."""
@@ -98,18 +110,30 @@ class Optimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Moments, step counts and masters as named tensors."""
         found: dict[str, Tensor] = {}
+        if self.loss_scale > 1.0:
+            found["loss_scale"] = torch.tensor([self.loss_scale, float(self._steady)], dtype=torch.float64)
         for name, parameter, master in zip(self._names, self._parameters, self._masters, strict=True):
             for key, value in self._adamw.state.get(master, {}).items():
-                found[f"{key}:{name}"] = value.detach()
+                found[f"{key}:{name}"] = value.detach() if isinstance(value, Tensor) else torch.tensor(value)
             if master is not parameter:
                 found[f"master:{name}"] = master.detach()
         return found
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        if "loss_scale" in state:
+            self.loss_scale, self._steady = float(state["loss_scale"][0]), int(state["loss_scale"][1])
         for name, parameter, master in zip(self._names, self._parameters, self._masters, strict=True):
-            entries = {key: state[f"{key}:{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}:{name}" in state}
+            entries = {key.removesuffix(f":{name}"): value for key, value in state.items() if key.endswith(f":{name}")}
+            entries.pop("master", None)
             if entries:
-                self._adamw.state[master] = {k: v.to(master.device).clone() for k, v in entries.items()}
+                self._adamw.state[master] = {k: self._restored(k, v, master) for k, v in entries.items()}
             if master is not parameter and f"master:{name}" in state:
                 master.copy_(state[f"master:{name}"])
+
+    def _restored(self, key: str, value: Tensor, master: Tensor) -> Tensor | int:
+        """A saved entry as the optimizer holds it: 8-bit ones count their steps in a plain number."""
+        if key == "step" and not value.is_floating_point():
+            return int(value)
+        return value.to(master.device).clone()

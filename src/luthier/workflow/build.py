@@ -17,18 +17,22 @@ from luthier.data.tokens import Tokens, cache_folder
 from luthier.errors import Fault, ModelError, RecipeError
 from luthier.models import host as machine
 from luthier.models import load as loading
+from luthier.models import quantize
 from luthier.models.adapters import saved
 from luthier.models.adapters.merging import merge
-from luthier.models.adapters.method import Method, count
+from luthier.models.adapters.method import Method, count, describe
 from luthier.models.host import Host
 from luthier.models.load import Loaded
 from luthier.models.scratch import create
 from luthier.models.source import Source, resolve
+from luthier.models.trunk import Trunk
 from luthier.recipe import Resolved
+from luthier.recipe.sections import Model
 from luthier.registry import METHODS, nearest
 from luthier.workflow import xray
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
+from luthier.workflow.frozen import plan_trunk
 from luthier.workflow.plan import Plan, infer_from_data, plan
 from luthier.workflow.probes import Probe, read_probes
 
@@ -49,6 +53,8 @@ class Job:
     notes: list[str]
     probes: dict[str, Probe]
     method: Method
+    trunk: Trunk | None = None
+    """Frozen layers whose output is kept."""
 
     @property
     def task(self) -> Any:
@@ -77,6 +83,7 @@ class Job:
 def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     """Read data, load the model, tokenise, and decide every `auto`."""
     recipe = resolved.recipe
+    section = _section(resolved)
     source = resolve(recipe.model, folder=resolved.folder) if recipe.model.from_scratch is None else None
     listener(Stage("data", ", ".join(recipe.data.train)))
     data = dataset(resolved)
@@ -92,11 +99,17 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     else:
         assert source is not None, "a model that is not new has a source"
         loaded = loading.load(
-            source, recipe.model, head=data.task.head, attention=recipe.training.attention, seed=recipe.training.seed
-        )  # fmt: skip
+            source,
+            section,
+            head=data.task.head,
+            attention=recipe.training.attention,
+            seed=recipe.training.seed,
+            precision=recipe.training.precision,
+        )
     if loaded.fresh_head:
         data.task.start(loaded.model)
     method = _method(resolved, loaded)
+    listener(Stage("method", describe(method, loaded)))
     listener(Stage("tokens"))
     tokens, limit = _tokens(resolved, data, loaded)
     longest = max(max(t.lengths()) for t in tokens.values())
@@ -111,6 +124,7 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         rate_factor=method.rate_factor,
     )
     _check_metric(data, decided.metric)
+    trunk = plan_trunk(method, loaded, data.task, decided, tokens)
     probes, hashes = read_probes(resolved, data.task, loaded, max_length=decided.max_length)
     data.prepared.files.update(hashes)
     notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length), *_unknown_note(tokens, loaded)]
@@ -118,7 +132,18 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         notes.append(f"batches are padded: {loaded.layout.reason}")
     for text in notes:
         listener(Note(text))
-    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes, method)
+    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes, method, trunk)
+
+
+def _section(resolved: Resolved) -> Model:
+    """The model section with the quantisation that the method implies. Raises ModelError where it cannot be."""
+    recipe = resolved.recipe
+    section, kind = recipe.model, recipe.method.type
+    if kind == "qlora" and section.quantization == "none":
+        section = section.model_copy(update={"quantization": "4bit"})
+        resolved.infer("model.quantization", "4bit", "method qlora")
+    quantize.refuse(section, adapter=METHODS.load(kind).adapter, method=kind)
+    return section
 
 
 def _method(resolved: Resolved, loaded: Loaded) -> Method:
@@ -135,6 +160,12 @@ def _method(resolved: Resolved, loaded: Loaded) -> Method:
                 f"the model carries adapters, and {method.name} would put others on top",
                 where="method",
                 remedy="merge them first (luthier merge), or go on with the method that made them",
+            )
+        if loaded.quantization != "none":
+            raise ModelError(
+                "the model's adapters were trained on a quantised base, and cannot be merged into that",
+                where="model.name",
+                remedy="merge them into the whole base first (luthier merge), and train what that writes",
             )
         merge(loaded)
         loaded.notes.append("the model's adapters are merged into its weights first")

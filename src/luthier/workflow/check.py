@@ -19,6 +19,7 @@ from luthier.workflow.dataset import dataset
 from luthier.workflow.plan import infer_from_data
 
 if TYPE_CHECKING:
+    from luthier.workflow.memory import MemoryPlan
     from luthier.workflow.xray import Piece
 
 
@@ -32,6 +33,8 @@ class Checked:
     engine: dict[str, str] = field(default_factory=dict)
     quarantined: list[Any] = field(default_factory=list)
     samples: list[list[Piece]] = field(default_factory=list)
+    memory: dict[str, Any] | None = None
+    """The memory plan; None where the model was not looked at, or its architecture cannot be run without weights."""
 
 
 def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), with_model: bool = True) -> Checked:
@@ -55,9 +58,11 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
     parameters = sum(p.numel() for p in job.loaded.model.parameters())
     disk = parameters * 4 * 3 * (resolved.recipe.checkpoints.keep + 2)
     need_space(Path(resolved.recipe.output.folder).expanduser(), disk, purpose="training (checkpoints)")
+    planned = _memory(resolved)
     tokens = {part: sum(t.lengths()) for part, t in job.tokens.items()}
     engine = {
-        "model": f"{location}, {parameters:,} parameters, all trained",
+        "model": f"{location}, {parameters:,} parameters",
+        **(planned if isinstance(planned, dict) else planned.lines()),
         "batches": _batches(layout, pooled=job.task.name == "classification"),
         "training": f"{plan.total_updates} updates over {plan.epochs:g} epochs, {tokens['train']:,} tokens an epoch",
         "device": f"{host.device}, {host.threads} threads, {str(host.dtype).removeprefix('torch.')}",
@@ -72,7 +77,18 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
         engine,
         job.data.prepared.quarantined,
         samples(job.tokens["train"], job.loaded.tokenizer),
+        None if isinstance(planned, dict) else planned.facts(),
     )
+
+
+def _memory(resolved: Resolved) -> MemoryPlan | dict[str, str]:
+    """The memory plan; or, where the architecture cannot be run without weights, a line that says so."""
+    from luthier.workflow.memory import memory
+
+    try:
+        return memory(resolved)
+    except Exception as error:  # any architecture may fail in its own way: training is not refused for that
+        return {"memory": f"not foretold: {type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"}
 
 
 def _batches(layout: Any, *, pooled: bool) -> str:

@@ -20,7 +20,7 @@ import torch
 
 from luthier.errors import Interrupted, RunError
 from luthier.inference.predict import outputs
-from luthier.models.adapters.method import trained
+from luthier.models.adapters.method import layer_rates, trained
 from luthier.models.batch import Batch, Loss
 from luthier.models.load import for_training
 from luthier.runs.store import Run
@@ -34,6 +34,8 @@ from luthier.training.schedule import Schedule
 from luthier.workflow import written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
+from luthier.workflow.frozen import keep_trunk
+from luthier.workflow.rehearsal import rehearse
 
 METHOD = "method:"
 """What a method keeps beside weights is saved under this mark."""
@@ -65,10 +67,13 @@ class Fit:
         self.job, self.run, self.listener = job, run, listener
         self.options, self.evaluation, self.saving = recipe.training, recipe.evaluation, recipe.checkpoints
         self.model = job.loaded.model
-        kept = for_training(self.model, device=job.host.device, dtype=job.host.dtype, head=job.loaded.head)
-        self.optimizer = Optimizer(self.model, self.options, kept=kept, scale=job.method.rate_scale, moved=self._moved)
+        kept = for_training(
+            self.model, device=job.host.device, dtype=job.host.dtype, head=job.loaded.head, checkpointing=self.options.checkpointing
+        )
+        self.optimizer = Optimizer(self.model, self.options, kept=kept, scale=self._rate_scale(), moved=self._moved)
         self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates)
         self.gold = job.task.gold(job.data.prepared.parts["validation"])
+        self.kept = keep_trunk(job, run, listener=listener)
         self.stream = UpdateStream(
             job.tokens["train"].examples(),
             job.task.targets(job.data.prepared.parts["train"]),
@@ -78,8 +83,11 @@ class Fit:
             types=job.loaded.layout.token_types,
             padded=job.loaded.layout.kind == "padded",
             alter=job.task.alter if job.task.alters else None,
+            above=self.kept["train"].above if self.kept else None,
         )
+        self.loss = self._loss()
         self.progress = Progress()
+        self._names = frozenset(trained(self.model))
         self._saved_step, self._saved_at, self._gap_told = -1, time.monotonic(), False
 
     def go(self, *, finish: bool = False) -> Progress:
@@ -92,12 +100,15 @@ class Fit:
             raise RunError("has no checkpoint to finish from", where=str(self.run.folder), remedy="resume it without --finish")
         size = sum(t.numel() * t.element_size() for t in trained(self.model).values()) * 3 * (self.saving.keep + 2)
         need_space(self.run.checkpoints, size, purpose="training (checkpoints)")
+        if self.options.rehearsal and not self.progress.step:
+            self.listener(Stage("rehearsal", "the largest batch, an evaluation batch, a save"))
+            rehearse(self)
         self.listener(Stage("train", f"{self.job.plan.total_updates} updates"))
         with _asked_to_stop() as asked, self._log("log.jsonl", self.progress.log_bytes) as log:
             reports = train(
                 self.model,
                 self.stream,
-                loss=self._loss(),
+                loss=self.loss,
                 optimizer=self.optimizer,
                 rate=self.schedule.rate,
                 seed=self.options.seed,
@@ -138,6 +149,11 @@ class Fit:
 
         return penalised
 
+    def _rate_scale(self) -> Callable[[str], float]:
+        """Each parameter's learning rate over the plan's: the method's, times the layers' own."""
+        layers, method = layer_rates(self.model, self.options.layer_decay), self.job.method
+        return lambda name: method.rate_scale(name) * layers(name)
+
     def _moved(self) -> None:
         self.job.method.after_update(self.model, self.progress.step, self.job.plan.total_updates)
 
@@ -158,7 +174,10 @@ class Fit:
     def _evaluate(self, step: int, log: Any) -> None:
         """Score the validation part; choose, stop, slow down and warn by it."""
         job, layout = self.job, self.job.loaded.layout
-        found = outputs(self.model, job.tokens["validation"], layout, answer=job.task.answer(layout), max_tokens=self.evaluation.max_tokens)
+        found = outputs(
+            self.model, job.tokens["validation"], layout, answer=job.task.answer(layout), max_tokens=self.evaluation.max_tokens,
+            above=self.kept["validation"].above if self.kept else None,
+        )  # fmt: skip
         scores = job.task.scores(self.gold, found)
         if job.plan.metric not in scores:  # a score of texts: they have to be written first
             figures = written.figures(job, "validation", written.write(job, "validation"))
@@ -211,7 +230,7 @@ class Fit:
         checkpoint.save(
             self.run.checkpoints,
             step=self.progress.step,
-            weights=trained(self.model) | {f"{METHOD}{n}": t for n, t in self.job.method.state().items()},
+            weights=self._weights() | {f"{METHOD}{n}": t for n, t in self.job.method.state().items()},
             optimizer=self.optimizer.state_dict(),
             state=state,
         )
@@ -238,12 +257,16 @@ class Fit:
         self._saved_step = saved.step
         self.listener(Note(f"resumed after update {saved.step}"))
 
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """All that training changes, also what has not thawed yet."""
+        return {n: t for n, t in self.model.state_dict().items() if n in self._names}
+
     def _take(self, weights: dict[str, torch.Tensor]) -> None:
         """Weights of a checkpoint into model and method."""
         own = {n.removeprefix(METHOD): t for n, t in weights.items() if n.startswith(METHOD)}
         self.job.method.load_state(own)
         found = self.model.load_state_dict({n: t for n, t in weights.items() if not n.startswith(METHOD)}, strict=False)
-        missing = set(found.missing_keys) & set(trained(self.model))
+        missing = set(found.missing_keys) & self._names
         if missing or found.unexpected_keys:
             raise RunError(
                 f"a checkpoint holds other weights: {', '.join([*missing, *found.unexpected_keys][:3])}", where=str(self.run.checkpoints)

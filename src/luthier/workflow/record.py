@@ -21,6 +21,7 @@ from luthier.evaluation.intervals import Score, with_intervals
 from luthier.evaluation.report import Story, render
 from luthier.inference.predict import embeddings, outputs
 from luthier.models import load as loading
+from luthier.models import quantize
 from luthier.runs.card import model_card
 from luthier.runs.store import Run
 from luthier.security.artifacts import sha256, write_atomic, write_json, write_jsonl, write_text
@@ -153,7 +154,9 @@ def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
 def _base_of(job: Job, run: Run) -> dict[str, Any]:
     """What a run's adapters stand on."""
     base = job.loaded.base
-    return {"name": base.name, "layers": job.resolved.recipe.model.layers, **run.facts["base"]} if base else {}
+    if base is None:
+        return {}
+    return {"name": base.name, "layers": job.resolved.recipe.model.layers, **run.facts["base"], **quantize.facts(job.loaded)}
 
 
 def _story(job: Job, run: Run) -> Story:

@@ -16,7 +16,7 @@ from luthier.errors import Interrupted, RecipeError, RunError
 from luthier.models.source import fingerprint
 from luthier.recipe import Recipe, Resolved, dump, load_recipe
 from luthier.runs.store import Run, create, now
-from luthier.security.artifacts import sha256, write_text
+from luthier.security.artifacts import sha256, write_json, write_text
 from luthier.workflow.build import Job, build
 from luthier.workflow.events import Listener, silent
 from luthier.workflow.fit import Fit, weights_digest
@@ -36,6 +36,7 @@ def start(resolved: Resolved, *, parent: str | None = None, listener: Listener =
     run = create(Path(resolved.recipe.output.folder).expanduser(), resolved.name)
     with run.lock():
         write_text(run.folder / "recipe.yaml", dump(resolved.recipe))
+        write_json(run.folder / "trained.json", {n: p.numel() for n, p in job.loaded.model.named_parameters() if p.requires_grad})
         run.record(
             status="running",
             started=now(),

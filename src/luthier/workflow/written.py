@@ -6,6 +6,7 @@ row's tokens when every one is hidden in turn. The same code answers in evaluati
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,16 @@ Array = NDArray[np.float64]
 
 
 def rows_of(job: Job, part: Part) -> Sequence[Record]:
-    """The rows of a part that are answered in full."""
-    return job.data.prepared.parts[part][: job.resolved.recipe.evaluation.written]
+    """The rows of a part that are answered in full: drawn with the seed, since files are often sorted."""
+    records, count = job.data.prepared.parts[part], job.resolved.recipe.evaluation.written
+    if count >= len(records):
+        return records
+    places = random.Random(job.resolved.recipe.training.seed).sample(range(len(records)), count)
+    return [records[place] for place in sorted(places)]
 
 
 def write(job: Job, part: Part) -> list[str]:
-    """The model's texts for the first rows of a part; plain text is continued with a little chance, the rest greedily."""
+    """The model's texts for those rows of a part; plain text is continued with a little chance, the rest greedily."""
     task, loaded = job.task, job.loaded
     records = rows_of(job, part)
     if not task.writes or not records:

@@ -72,7 +72,7 @@ class Freeze(Method):
         if named:
             self.stages.append(named)
         if self.options.unfreeze is None:
-            for module in frozen_modules(model):
+            for module in frozen_modules(model) + (_below_layers(trunk) if bottom is not None else []):
                 module.eval()
                 module.train = lambda mode=True, module=module: module  # type: ignore[assignment, method-assign, misc]
             self.stages = []
@@ -99,6 +99,17 @@ def _embeddings(trunk: nn.Module) -> list[nn.Module]:
     whole = [m for n, m in trunk.named_children() if "embeddings" in n]
     inside = {id(m) for stack in layer_lists(trunk) for layer in stack for m in layer.modules()}
     return whole or [m for m in trunk.modules() if isinstance(m, nn.Embedding) and id(m) not in inside]
+
+
+def _below_layers(trunk: nn.Module) -> list[nn.Module]:
+    """What has no weights and stands before a stack of layers, such as GPT-2's dropout of embeddings."""
+    stacks = {id(s) for s in layer_lists(trunk)}
+    found: list[nn.Module] = []
+    for holder in trunk.modules():
+        children = list(holder.children())
+        place = next((i for i, child in enumerate(children) if id(child) in stacks), 0)
+        found += [child for child in children[:place] if not any(True for _ in child.parameters())]
+    return found
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:

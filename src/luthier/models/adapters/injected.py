@@ -77,6 +77,12 @@ class Injected(Method):
         for name, parameter in trunk.named_parameters():
             parameter.requires_grad_(mark in name or "modules_to_save" in name)
 
+    def places(self, loaded: Loaded) -> list[str]:
+        """Those that PEFT changed."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return [n for n, m in loaded.model.named_modules() if isinstance(m, BaseTunerLayer)]
+
     def inject(self, trunk: nn.Module, config: Any) -> None:
         """Let PEFT change the modules. Its tuner, which AdaLoRA needs again, is kept outside the model."""
         from peft import PEFT_TYPE_TO_TUNER_MAPPING

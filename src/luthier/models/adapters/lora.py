@@ -46,6 +46,12 @@ class Lora(Injected):
             fan_in_fan_out=False,
         )
 
+    def place(self, loaded: Loaded) -> None:
+        """Put them in; where the start took its share out of the base, remember it, so that the difference can be saved."""
+        super().place(loaded)
+        if self.options.init in CHANGING:
+            loaded.begun = {n: p.detach().clone() for n, p in loaded.trunk.named_parameters() if "lora_" in n}
+
     def rate_scale(self, name: str) -> float:
         """LoRA+: B moves faster than A."""
         return self.options.plus_ratio if "lora_B" in name or "lora_embedding_B" in name else 1.0

@@ -31,3 +31,5 @@ def merge(loaded: Loaded) -> None:
                 plain = module.modules_to_save["default"]
             setattr(trunk.get_submodule(parent), attribute, plain)
     del trunk.peft_config
+    for parameter in trunk.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())

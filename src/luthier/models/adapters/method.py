@@ -6,7 +6,7 @@ what trains (`before_update`), look at gradients (`after_update`) and add to the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,6 +16,10 @@ from luthier.errors import ModelError
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
+
+
+ENCODER = "prompt_encoder"
+"""Where learned tokens lie in a model, as PEFT names it."""
 
 
 class Method:
@@ -64,6 +68,10 @@ class Method:
         """What is added to the mean loss."""
         return None
 
+    def places(self, loaded: Loaded) -> list[str]:
+        """Names of the modules that got adapters."""
+        return []
+
     def rate_scale(self, name: str) -> float:
         """The learning rate of a parameter over that of the others."""
         return 1.0
@@ -78,8 +86,8 @@ class Method:
 
 def head_modules(model: nn.Module) -> list[str]:
     """Names of what stands on the trunk: the modules of a model that its base model does not hold."""
-    base = getattr(model, "base_model_prefix", "")
-    return [name for name, child in model.named_children() if name != base and any(True for _ in child.parameters())]
+    base = getattr(model, "base_model_prefix", "trunk")  # a PooledModel has none: it calls what it stands on so
+    return [name for name, child in model.named_children() if name not in (base, ENCODER) and any(True for _ in child.parameters())]
 
 
 def freeze_all(model: nn.Module) -> None:
@@ -111,6 +119,27 @@ def layer_lists(model: nn.Module) -> list[nn.ModuleList]:
     return [s for s in stacks if id(s) not in inside]
 
 
+def layer_rates(model: nn.Module, decay: float) -> Callable[[str], float]:
+    """Layer-wise learning rates (Howard and Ruder 2018): 1 above the layers, `decay` in the top one, and so on down; embeddings last."""
+    if decay == 1.0:
+        return lambda name: 1.0
+    names = {id(m): n for n, m in model.named_modules()}
+    depth: dict[str, int] = {}
+    most = 0
+    for stack in layer_lists(model):
+        most = max(most, len(stack))
+        depth |= {f"{names[id(layer)]}.": len(stack) - place for place, layer in enumerate(stack)}
+    tables = {names[id(m)] for m in model.modules() if isinstance(m, nn.Embedding)}
+
+    def rate(name: str) -> float:
+        place = next((steps for prefix, steps in depth.items() if name.startswith(prefix)), None)
+        if place is None:
+            place = most + 1 if name.rpartition(".")[0] in tables or "embeddings" in name.split(".") else 0
+        return decay**place
+
+    return rate
+
+
 def _alike(stack: nn.ModuleList) -> bool:
     return (
         len({type(layer) for layer in stack}) == 1
@@ -129,3 +158,11 @@ def count(model: nn.Module) -> tuple[int, int]:
         total += number
         free += number if parameter.requires_grad else 0
     return free, total
+
+
+def describe(method: Method, loaded: Loaded) -> str:
+    """What is trained, for people: `lora on k_proj, q_proj: trainable 8,388,608 of 6,666,862,592 (0.1258%)`."""
+    free, total = count(loaded.model)
+    places = sorted({n.rpartition(".")[2] for n in method.places(loaded)})
+    where = f" on {', '.join(places)}" if places else ""
+    return f"{method.name}{where}: trainable {free:,} of {total:,} ({free / total:.4%})"

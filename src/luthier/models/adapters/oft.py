@@ -24,7 +24,7 @@ class Oft(Injected):
         from peft import OFTConfig
 
         block = math.gcd(self.options.block_size, *self._widths(loaded))
-        return OFTConfig(r=0, oft_block_size=block, module_dropout=self.options.dropout, target_modules=list(targets))
+        return OFTConfig(r=0, oft_block_size=block, target_modules=list(targets))
 
     def refusal(self, loaded: Loaded) -> str | None:
         """Turning needs blocks of two features or more."""

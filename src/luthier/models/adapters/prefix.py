@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models.adapters.method import Method, free_head, freeze_all
-from luthier.models.adapters.virtual import ENCODER, written
+from luthier.models.adapters.method import ENCODER, Method, free_head, freeze_all
+from luthier.models.adapters.virtual import written
 from luthier.models.forward import set_attention, trunk_of
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def attach(loaded: Loaded, config: Any, encoder: nn.Module) -> None:
     count = config.num_virtual_tokens
 
     def begin(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        ids = kwargs.get("input_ids")
-        if ids is None:
-            ids = kwargs["inputs_embeds"][..., 0]
+        given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        ids = next(value for value in given if value is not None)
+        ids = ids[..., 0] if ids.ndim == 3 else ids
         mask = kwargs.get("attention_mask")
         if kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = cache_of(trunk, len(ids))

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from luthier.models.load import Loaded
 
 
+SHARED = ("base_model.vera_A", "base_model.vera_B")
+"""VeRA's random matrices, which belong to no layer of the model."""
+
+
 def has_adapter(loaded: Loaded) -> bool:
     """Whether a model carries adapters."""
     return bool(getattr(loaded.trunk, "peft_config", None))
@@ -52,13 +56,15 @@ def save(loaded: Loaded, folder: Path, *, base: str, revision: str | None) -> No
         found = get_peft_model_state_dict(trunk, adapter_name="default", save_embedding_layers=False)
         trunk.peft_config["default"] = config
         config = copy.copy(config)
+        if loaded.begun:
+            found = _difference(found, {n.replace(".default", ""): t for n, t in loaded.begun.items()}, config)
         if masks:
             config.rank_pattern = {n.replace(".default", ""): m for n, m in masks.items()}
             found = _shrunk(found, config.rank_pattern)
         weights = {f"base_model.model.{k}": v for k, v in found.items()}
         if shared:
             layer: Any = next(m for m in trunk.modules() if hasattr(m, "vera_A"))
-            weights |= {"base_model.vera_A": layer.vera_A["default"], "base_model.vera_B": layer.vera_B["default"]}
+            weights |= {name: getattr(layer, name.rpartition(".")[2])["default"] for name in SHARED}
     config.base_model_name_or_path, config.revision, config.inference_mode = base, revision, True
     save_file({k: _plain(v) for k, v in weights.items()}, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
@@ -107,6 +113,8 @@ def _not_taken(trunk: nn.Module, weights: dict[str, Tensor]) -> list[str]:
     state = {_bare(n): t for n, t in trunk.state_dict().items()}
     missing = []
     for name, value in weights.items():
+        if name in SHARED:
+            continue
         here = state.get(_bare(name.removeprefix("base_model.model.")))
         if here is None or here.shape != value.shape:
             missing.append(name)
@@ -115,7 +123,8 @@ def _not_taken(trunk: nn.Module, weights: dict[str, Tensor]) -> list[str]:
 
 def _bare(name: str) -> str:
     """A parameter's name without PEFT's own levels."""
-    return ".".join(p for p in name.split(".") if p not in ("default", "modules_to_save"))
+    plain = ".".join(p for p in name.split(".") if p not in ("default", "modules_to_save"))
+    return plain.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def check_base(folder: Path, base: Path, recorded: Mapping[str, str]) -> None:
@@ -127,6 +136,26 @@ def check_base(folder: Path, base: Path, recorded: Mapping[str, str]) -> None:
                 where=str(folder),
                 remedy="put the old base model back, or train anew",
             )
+
+
+def _difference(weights: dict[str, Tensor], begun: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """Adapters of twice the rank that stand on the base as it was: BA - B'A', as [B, -B'] [A; A'].
+
+    The config is told: its scale must stay what it was.
+    """
+    import math
+
+    import torch
+
+    found = dict(weights)
+    for name, start in begun.items():
+        here, before = weights[name], start.to(weights[name].device)
+        found[name] = torch.cat([here, before], 0) if "lora_A" in name else torch.cat([here, -before], 1)
+    wider = math.sqrt(2) if config.use_rslora else 2
+    config.r, config.lora_alpha, config.init_lora_weights = 2 * config.r, wider * config.lora_alpha, True
+    config.rank_pattern = {n: 2 * r for n, r in config.rank_pattern.items()}
+    config.alpha_pattern = {n: wider * a for n, a in config.alpha_pattern.items()}
+    return found
 
 
 def _shrunk(weights: dict[str, Tensor], masks: dict[str, list[bool]]) -> dict[str, Tensor]:

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from luthier.models.adapters.method import Method, free_head, freeze_all
+from luthier.models.adapters.method import ENCODER, Method, free_head, freeze_all
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
     from luthier.recipe.methods.options import VirtualOptions
-
-ENCODER = "prompt_encoder"
 
 
 class Virtual(Method):

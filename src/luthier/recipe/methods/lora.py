@@ -26,6 +26,12 @@ class LoraOptions(AdapterOptions):
     )
     ranks: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict, description="other ranks, by pattern of the module's name")
 
+    @model_validator(mode="after")
+    def _whole_start(self) -> LoraOptions:
+        if self.dora and self.init in ("pissa", "olora"):
+            raise ValueError(f"init {self.init} does not go with dora: both take hold of the base weights")
+        return self
+
 
 class QLoraOptions(LoraOptions):
     """Low-rank adapters over a base in 4 bits (Dettmers et al. 2023): lora with model.quantization: 4bit."""

@@ -14,4 +14,3 @@ class OftOptions(AdapterOptions):
 
     type: Literal["oft"] = "oft"
     block_size: Annotated[int, Field(gt=1)] = Field(32, description="features that turn together; less where a width needs it")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the blocks left out of an update")

@@ -1,0 +1,1 @@
+"""Other tools' configurations as recipes, one file a tool, torch-free."""
