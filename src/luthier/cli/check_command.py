@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from luthier.cli.options import accept_option, accepting, json_option, print_jso
 @click.option("--no-model", is_flag=True, help="Recipe and data only: no torch, under a second.")
 @accept_option
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Also write the label X-ray as a page.")
+@click.option("--time", "timed", is_flag=True, help="Also time a few updates, and say how long an epoch takes.")
+@click.option("--modules", is_flag=True, help="Also list what is trained, module by module.")
 @click.option("--table", is_flag=True, help="Memory of each method, precision and checkpointing, and nothing else.")
 @click.option("--fit", "limit", metavar="SIZE", help="Find the best way of training in so much memory, e.g. 4GiB, and nothing else.")
 @click.option("--out", type=click.Path(path_type=Path), help="With --fit: write the recipe that fits to this file.")
@@ -27,6 +29,8 @@ def command(
     no_model: bool,
     accepted: tuple[str, ...],
     page: Path | None,
+    timed: bool,
+    modules: bool,
     table: bool,
     limit: str | None,
     out: Path | None,
@@ -48,13 +52,20 @@ def command(
     from luthier.workflow.check import check
 
     try:
-        found = check(recipe, overrides=(*overrides, *accepting(accepted)), with_model=not no_model)
+        found = check(recipe, overrides=(*overrides, *accepting(accepted)), with_model=not no_model, timed=timed)
     except LabelError as error:
         _show(error.samples, page, fault=str(error))
         raise
     if as_json:
         print_json(
-            {"summary": found.summary, "notes": found.notes, "engine": found.engine, "samples": found.samples, "memory": found.memory}
+            {
+                "summary": found.summary,
+                "notes": found.notes,
+                "engine": found.engine,
+                "samples": found.samples,
+                "memory": found.memory,
+                "trained": found.trained,
+            }
         )
         return
     summary = found.summary
@@ -69,12 +80,23 @@ def command(
         click.echo(f"labels    {len(counts)}: {shown}" + (" …" if len(counts) > 8 else ""))
     for name, text in found.engine.items():
         click.echo(f"{name:<10}{text}")
+    for name, size in sorted(_by_module(found.trained).items()) if modules else ():
+        click.echo(f"trained   {size:>12,}  {name}")
     _show(found.samples, page)
     for note in found.notes:
         click.echo(f"note      {note}")
     for bad in found.quarantined[:5]:
         click.echo(f"bad row   {bad.file}:{bad.line}: {bad.reason}")
     click.echo("ok        nothing stands in the way of training")
+
+
+def _by_module(trained: Mapping[str, int]) -> dict[str, int]:
+    """Parameters that move, by the module that holds them."""
+    found: dict[str, int] = {}
+    for name, size in trained.items():
+        module = name.rpartition(".")[0] or name
+        found[module] = found.get(module, 0) + size
+    return found
 
 
 def _fit(recipe: Path, overrides: tuple[str, ...], limit: str, out: Path | None, as_json: bool) -> None:

@@ -65,20 +65,20 @@ def sampling_of(options: dict[str, Any], **more: Any) -> Any:
 def model_source(name: str, root: Path) -> Any:
     """The files of a model: of a run, where the name is one's, else of a folder, an alias or a hub id."""
     from luthier.errors import RunError
-    from luthier.models.source import NAMES, Source, resolve
+    from luthier.models.source import NAMES, Source, is_model, resolve
     from luthier.recipe.sections import Model
 
     if name in NAMES:
         return resolve(Model(name=name))
     path = Path(name).expanduser()
-    if not (path / "config.json").is_file():
+    if not is_model(path):
         try:
             run = the_run(name, root)
         except RunError:
             if path.exists() or "/" not in name or name.startswith((".", "/", "~")):
                 raise
         else:
-            if not (run.model / "config.json").is_file():
+            if not is_model(run.model):
                 raise RunError("has no model yet", where=str(run.folder), remedy=f"luthier resume {run.folder}")
             return Source(str(run.model), str(run.model), None)
     return resolve(Model(name=name))

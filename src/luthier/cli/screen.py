@@ -41,7 +41,7 @@ class Screen:
             self._stop()
             if event.name == "train":
                 self._begun, self._tokens = time.monotonic(), 0
-            console.print(f"[bold]{event.name:<9}[/] {escape(event.detail)}", highlight=False)
+            console.print(f"[bold]{event.name:<9}[/] {escape(event.detail)}", highlight=False, soft_wrap=True)
         elif isinstance(event, Note):
             console.print(f"  [yellow]·[/] {escape(event.text)}", highlight=False)
         elif isinstance(event, Evaluated):

@@ -123,7 +123,9 @@ def pack(model: nn.Module, *, bits: int) -> None:
     inside: dict[str, Any] = {n: m for n, m in linears(model).items() if type(m) is nn.Linear}
     for layer in inside.values():
         layer.__class__ = ShadowPacked
+        number = layer.weight.numel()
         layer.weight = nn.Parameter(torch.empty(round(layer.weight.numel() * BITS[bits]), dtype=torch.uint8), requires_grad=False)
+        layer.weight.stands_for = number
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.weight.data = module.weight.data.to(torch.bfloat16)

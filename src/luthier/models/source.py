@@ -79,6 +79,11 @@ def is_adapter(path: Path) -> bool:
     return (path / ADAPTER).is_file()
 
 
+def is_model(path: Path) -> bool:
+    """Whether a folder holds a model, or adapters for one."""
+    return (path / "config.json").is_file() or is_adapter(path)
+
+
 def base_of(path: Path) -> Source:
     """The model that a folder's adapters were trained on. Raises ModelError where it cannot be told or found."""
     try:

@@ -35,10 +35,14 @@ class Checked:
     samples: list[list[Piece]] = field(default_factory=list)
     memory: dict[str, Any] | None = None
     """The memory plan; None where the model was not looked at, or its architecture cannot be run without weights."""
+    trained: dict[str, int] = field(default_factory=dict)
+    """Each parameter that moves, with its size."""
 
 
-def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), with_model: bool = True) -> Checked:
-    """Check a recipe against its data and, unless told otherwise, its model.
+def check(
+    recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequence[str] = (), with_model: bool = True, timed: bool = False
+) -> Checked:
+    """Check a recipe against its data and, unless told otherwise, its model; with `timed`, time a few updates too.
 
     Raises the LuthierError that training would have met.
     """
@@ -50,13 +54,16 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
         infer_from_data(resolved, data)
         need_space(Path(resolved.recipe.output.folder).expanduser(), 1 << 20, purpose="a run")
         return Checked(resolved, data.prepared.summary, data.prepared.notes, {"model": location}, data.prepared.quarantined)
+    from luthier.models.adapters.method import count, trained
     from luthier.workflow.build import build
+    from luthier.workflow.calibration import seconds_per_epoch
     from luthier.workflow.xray import samples
 
     job = build(resolved)
     layout, plan, host = job.loaded.layout, job.plan, job.host
-    parameters = sum(p.numel() for p in job.loaded.model.parameters())
-    disk = parameters * 4 * 3 * (resolved.recipe.checkpoints.keep + 2)
+    _, parameters = count(job.loaded.model)
+    changed = {n: p.numel() for n, p in job.loaded.model.named_parameters() if p.requires_grad}
+    disk = sum(t.numel() * t.element_size() for t in trained(job.loaded.model).values()) * 3 * (resolved.recipe.checkpoints.keep + 2)
     need_space(Path(resolved.recipe.output.folder).expanduser(), disk, purpose="training (checkpoints)")
     planned = _memory(resolved)
     tokens = {part: sum(t.lengths()) for part, t in job.tokens.items()}
@@ -70,14 +77,19 @@ def check(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
         "off": "; ".join(f"{k} ({v})" for k, v in host.off.items()) or "nothing",
         "disk": f"at most {disk / 2**20:,.0f} MiB of checkpoints",
     }
+    shown = samples(job.tokens["train"], job.loaded.tokenizer)
+    if timed:
+        seconds = seconds_per_epoch(job)
+        engine["time"] = f"about {spoken(seconds)} an epoch, {spoken(seconds * plan.total_updates / plan.updates_per_epoch)} in all"
     return Checked(
         resolved,
         job.data.prepared.summary,
         job.notes,
         engine,
         job.data.prepared.quarantined,
-        samples(job.tokens["train"], job.loaded.tokenizer),
+        shown,
         None if isinstance(planned, dict) else planned.facts(),
+        changed,
     )
 
 
@@ -95,3 +107,10 @@ def _batches(layout: Any, *, pooled: bool) -> str:
     if layout.kind == "padded":
         return f"padded ({layout.reason})"
     return f"ragged, pooled at the {layout.pooling} token" if pooled else "ragged, no example looks at another"
+
+
+def spoken(seconds: float) -> str:
+    """A length of time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

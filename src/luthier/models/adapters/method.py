@@ -152,7 +152,7 @@ def count(model: nn.Module) -> tuple[int, int]:
     """Trainable and all parameters; weights packed in 4 bits count as what they stand for."""
     free = total = 0
     for parameter in model.parameters():
-        number = parameter.numel()
+        number = getattr(parameter, "stands_for", parameter.numel())
         if type(parameter).__name__ == "Params4bit" and getattr(parameter, "bnb_quantized", False):
             number *= 2 * torch.empty(0, dtype=parameter.quant_storage).element_size()  # type: ignore[attr-defined]
         total += number

@@ -1,0 +1,52 @@
+"""How long an epoch takes, from a few updates.
+
+Enters: a job whose model is not needed any more. Leaves: seconds an epoch, by tokens: the first update, which warms
+up, is not counted. The updates are those that training would make, at a learning rate of zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+from luthier.models.load import for_training
+from luthier.training.batches import UpdateStream
+from luthier.training.loop import train
+from luthier.training.optim import Optimizer
+from luthier.workflow.build import Job
+
+UPDATES, LONGEST = 6, 20.0
+"""Updates that are timed, and seconds after which no more are begun."""
+
+
+def seconds_per_epoch(job: Job) -> float:
+    """Time a few updates of the job's own model, rows and optimizer."""
+    options, loaded = job.resolved.recipe.training, job.loaded
+    kept = for_training(
+        loaded.model, device=job.host.device, dtype=job.host.dtype, head=loaded.head, checkpointing=options.checkpointing
+    )  # fmt: skip
+    stream = UpdateStream(
+        job.tokens["train"].examples(),
+        job.task.targets(job.data.prepared.parts["train"]),
+        size=options.batch_size * options.gradient_accumulation,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        types=loaded.layout.token_types,
+        padded=loaded.layout.kind == "padded",
+        alter=job.task.alter if job.task.alters else None,
+    )
+    updates = train(
+        loaded.model,
+        stream,
+        loss=job.task.loss(loaded.layout),
+        optimizer=Optimizer(loaded.model, options, kept=kept, scale=job.method.rate_scale),
+        rate=lambda step: 0.0,
+        seed=options.seed,
+    )
+    next(updates)
+    begun, tokens = time.monotonic(), 0
+    for report in itertools.islice(updates, UPDATES):
+        tokens += report.tokens
+        if time.monotonic() - begun > LONGEST:
+            break
+    return (time.monotonic() - begun) / max(1, tokens) * sum(job.tokens["train"].lengths())
