@@ -94,3 +94,15 @@ def test_combine_writes_adapters(say, home):
     refused = say("combine", "other", "polite-1=0.5", "moved-1=0.5")
     assert isinstance(refused.exception, ModelError)
     assert "not on this base" in str(refused.exception)
+
+
+def test_a_quantised_model_says_that_it_writes_slowly(say, home):
+    """Trained on a base in 4 bits, and told so whenever it writes."""
+    tiny.save("llama", home / "wide", hidden_size=64, intermediate_size=64)
+    recipe = yaml.safe_load((home / "polite.yaml").read_text()) | {"model": {"name": "./wide", "quantization": "4bit"}}
+    (home / "packed.yaml").write_text(yaml.safe_dump(recipe))
+    assert say("train", "packed.yaml").exit_code == 0
+    told = say("generate", "packed-1", "the film was great", "--temperature", "0")
+    assert told.exit_code == 0
+    assert "luthier merge" in told.stderr
+    assert say("merge", "packed-1", "whole").exit_code == 0

@@ -88,7 +88,10 @@ def writer_of(name: str, root: Path) -> Any:
     """A model ready to write."""
     from luthier.inference.writer import Writer
 
-    return Writer(model_source(name, root))
+    writer = Writer(model_source(name, root))
+    for note in writer.loaded.notes:
+        click.echo(f"· {note}", err=True)
+    return writer
 
 
 def the_run(name: str, root: Path) -> Run:

@@ -256,9 +256,9 @@ class _Trial:
         plain = head.kind != "classes" or section.head == "linear"
         auto = configuring.AUTO[head.kind] if plain else AutoModel
         try:
-            base = auto.from_config(self.config, attn_implementation="sdpa")
+            base = auto.from_config(self.config, attn_implementation="sdpa", dtype=torch.float32)  # as load does, whatever the files hold
         except ValueError:
-            base = auto.from_config(self.config, attn_implementation="eager")
+            base = auto.from_config(self.config, attn_implementation="eager", dtype=torch.float32)
         base.eval()
         model = attach_head(base, section.head if head.kind == "classes" else "linear", outputs=head.outputs)
         quantization = "4bit" if recipe.method.type == "qlora" else section.quantization
