@@ -245,7 +245,7 @@ class _Trial:
             update=update + moved,
             evaluation=evaluation + moved,
             writing=mode.heap.held + moved + self._cache(model),
-            saving=mode.heap.held + moved + whole,
+            saving=max(mode.heap.held, steady + whole) + moved,  # the copy goes where activations lay
             checkpoint=checkpoint,
         )
 
