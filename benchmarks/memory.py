@@ -52,7 +52,7 @@ CASES: list[tuple[str, Any, str, int, int, dict[str, Any]]] = [
     ("llama-small", "full", "fp32", 8, 200, {}),
     ("llama-small", "lora", "fp32", 16, 200, {"max_tokens": 1024}),
     ("llama-small", {"type": "freeze", "layers": 3, "trunk": "computed"}, "bf16", 8, 200, {}),
-    ("llama-small", "bitfit", "fp32", 8, 100, {"checkpointing": True}),
+    ("llama-small", "norms", "fp32", 8, 100, {"checkpointing": True}),
     ("llama-base", "lora", "bf16", 4, 200, {}),
     ("llama-base", "full", "bf16", 4, 200, {"checkpointing": True}),
     ("t5-small", "lora", "fp32", 8, 80, {}),
