@@ -69,7 +69,7 @@ def write(folder: Path, shape: str) -> None:
             return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
         return torch.randn(shape).mul_(0.02).half()
 
-    for number, names in enumerate(_shards(shapes), 1):
+    for number, names in enumerate(shards(shapes), 1):
         path = folder / f"model-{number:05d}.safetensors"
         save_file({n: drawn(n) for n in names}, path, metadata={"format": "pt"})
         index |= dict.fromkeys(names, path.name)
@@ -81,7 +81,7 @@ def write(folder: Path, shape: str) -> None:
     config.save_pretrained(folder)  # last: it says that the folder is whole
 
 
-def _shards(shapes: dict[str, Any]) -> Iterator[list[str]]:
+def shards(shapes: dict[str, Any]) -> Iterator[list[str]]:
     part: list[str] = []
     size = 0
     for name, shape in shapes.items():

@@ -13,17 +13,16 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from big import shards
 from memory import ask, make_data, tokenizer
 
 SHAPES = {
     False: {"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "intermediate_size": 5632},
     True: {"hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 2816},
 }
-VOCABULARY, SHARD = 32_000, 400_000_000
+VOCABULARY = 32_000
 
 
 def write(folder: Path, *, quick: bool) -> int:
@@ -40,7 +39,7 @@ def write(folder: Path, *, quick: bool) -> int:
     folder.mkdir()
     index: dict[str, str] = {}
     torch.manual_seed(0)
-    for number, names in enumerate(_shards(shapes), 1):
+    for number, names in enumerate(shards(shapes), 1):
         name = f"model-{number:05d}.safetensors"
         drawn = {n: torch.ones(shapes[n]).half() if len(shapes[n]) == 1 else torch.randn(shapes[n]).mul_(0.02).half() for n in names}
         save_file(drawn, folder / name, metadata={"format": "pt"})
@@ -50,18 +49,6 @@ def write(folder: Path, *, quick: bool) -> int:
     config.architectures, config.dtype = ["LlamaForCausalLM"], torch.float16
     config.save_pretrained(folder)
     return sum(s.numel() for s in shapes.values())
-
-
-def _shards(shapes: dict[str, Any]) -> Iterator[list[str]]:
-    part: list[str] = []
-    size = 0
-    for name, shape in shapes.items():
-        if part and size + 2 * shape.numel() > SHARD:
-            yield part
-            part, size = [], 0
-        part.append(name)
-        size += 2 * shape.numel()
-    yield part
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ CASES: dict[tuple[str, str], tuple[Any, str, list[str]]] = {
     ("chat", "data.accept"): (["answers-truncated"], "error", ["model.max_length=40", "data.max_bad_share=0.9"]),
     ("causal", "evaluation.probes"): ({"more": "{folder}/more.txt"}, "probes", []),
     ("chat", "evaluation.written"): (2, "samples", []),
+    ("causal", "model.dropout"): (0.4, "log", []),
     ("causal", "model.from_scratch.architecture"): ("t5", "error", []),
     ("causal", "model.from_scratch.vocabulary"): (340, "parameters", []),
     ("causal", "model.from_scratch.hidden_size"): (32, "parameters", []),

@@ -83,10 +83,16 @@ def adapt_config(config: PreTrainedConfig, section: Model) -> None:
         if hasattr(text, "num_decoder_layers"):
             text.num_decoder_layers = section.layers
     if section.dropout is not None:
-        for name, value in list(text.to_dict().items()):
-            is_rate = ("dropout" in name or name.endswith("pdrop")) and not isinstance(value, (bool, str))
-            if is_rate and (value is None or isinstance(value, (int, float))):
-                setattr(text, name, section.dropout)
+        set_dropout(config, section.dropout)
+
+
+def set_dropout(config: PreTrainedConfig, rate: float) -> None:
+    """One dropout probability wherever the architecture has one."""
+    text = config.get_text_config()
+    for name, value in list(text.to_dict().items()):
+        is_rate = ("dropout" in name or name.endswith("pdrop")) and not isinstance(value, (bool, str))
+        if is_rate and (value is None or isinstance(value, (int, float))):
+            setattr(text, name, rate)
 
 
 def is_decoder(config: PreTrainedConfig) -> bool:

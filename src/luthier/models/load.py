@@ -7,8 +7,7 @@ through transformers' own `from_pretrained`, never with remote code, from safete
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -104,27 +103,7 @@ def load(
     set_labels(config, wanted)
     torch.manual_seed(seed)
     plain = wanted.kind != "classes" or section.head == "linear"
-    options: dict[str, Any] = {
-        "config": config,
-        "revision": source.revision,
-        "trust_remote_code": False,
-        "use_safetensors": True,
-        "dtype": torch.float32,
-        "attn_implementation": "sdpa",
-    }
-    auto = AUTO[wanted.kind] if plain else AutoModel
-    with friendly(source), quiet():
-        if plain:
-            options["ignore_mismatched_sizes"] = not finished
-            options["output_loading_info"] = True
-        loaded: Any
-        if section.quantization != "none":
-            streamed = quantize.stream(source, config, section, auto=auto, precision=precision, finished=finished)
-            loaded, notes = (streamed.model, {"missing_keys": streamed.drawn if plain else []}), [*notes, *streamed.notes]
-        else:
-            loaded = _from_pretrained(source, auto, options)
-    model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
-    missing = sorted({str(k[0] if isinstance(k, tuple) else k) for key in ("missing_keys", "mismatched_keys") for k in info.get(key, ())})
+    model, missing = _weights(source, config, section, notes, kind=wanted.kind, plain=plain, precision=precision, finished=finished)
     fresh = bool(missing)
     if finished and fresh:
         raise ModelError("lacks some of its weights", where=source.location, remedy="copy the whole folder again, or train anew")
@@ -148,6 +127,32 @@ def load(
         base=source,
         quantization=section.quantization,
     )
+
+
+def _weights(
+    source: Source, config: Any, section: Model, notes: list[str], *, kind: str, plain: bool, precision: Precision, finished: bool
+) -> tuple[Any, list[str]]:
+    """The model as its files and the section want it, and the names of weights that no file has."""
+    auto = AUTO[kind] if plain else AutoModel
+    options: dict[str, Any] = {
+        "config": config,
+        "revision": source.revision,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "dtype": torch.float32,
+        "attn_implementation": "sdpa",
+    }
+    with friendly(source), quiet():
+        if section.quantization != "none":
+            streamed = quantize.stream(source, config, section, auto=auto, precision=precision, finished=finished)
+            notes += streamed.notes
+            return streamed.model, sorted(streamed.drawn) if plain else []
+        if not plain:
+            return _from_pretrained(source, auto, options), []
+        options |= {"ignore_mismatched_sizes": not finished, "output_loading_info": True}
+        model, info = _from_pretrained(source, auto, options)
+    absent = [k for key in ("missing_keys", "mismatched_keys") for k in info.get(key, ())]
+    return model, sorted({str(k[0] if isinstance(k, tuple) else k) for k in absent})
 
 
 def _from_pretrained(source: Source, auto: Any, options: dict[str, Any]) -> Any:
@@ -297,43 +302,6 @@ def _load_head(model: PooledModel, folder: Path | None) -> bool:
         return False
     model.head.load_state_dict(weights)
     return True
-
-
-def save(loaded: Loaded, folder: Path, *, task: dict[str, Any], base: Mapping[str, Any]) -> None:
-    """Write a plain transformers folder, or a plain PEFT folder where the model has adapters; `luthier.json` beside it.
-
-    `base` says what the adapters stand on (name, digests). A head that transformers does not know goes to
-    head.safetensors.
-    """
-    from safetensors.torch import save_file
-
-    from luthier.models.adapters import saved
-
-    folder.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = loaded.model, loaded.tokenizer
-    if saved.has_adapter(loaded):
-        assert loaded.base is not None, "adapters stand on a model that was loaded"
-        saved.save(loaded, folder, base=loaded.base.location, revision=loaded.commit)
-        task = {**task, "base": dict(base)}
-    else:
-        _save_whole(model.trunk if isinstance(model, PooledModel) else model, folder)
-    if isinstance(model, PooledModel):
-        save_file({k: v.detach().float().cpu().contiguous() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
-    tokenizer.backend_tokenizer.no_padding()  # type: ignore[attr-defined]
-    tokenizer.backend_tokenizer.no_truncation()  # type: ignore[attr-defined]
-    tokenizer.save_pretrained(folder)
-    (folder / "luthier.json").write_text(json.dumps(task, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _save_whole(trunk: PreTrainedModel, folder: Path) -> None:
-    attention, trunk.config._attn_implementation = trunk.config._attn_implementation, "sdpa"
-    try:
-        weights = {k: v.detach().to("cpu", torch.float32) if v.is_floating_point() else v for k, v in trunk.state_dict().items()}
-        trunk.config.dtype = torch.float32
-        with quiet():
-            trunk.save_pretrained(folder, state_dict=weights)
-    finally:
-        trunk.config._attn_implementation = attention
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config
 
 from luthier.errors import ModelError
-from luthier.models.config import AUTO, set_labels
+from luthier.models.config import AUTO, set_dropout, set_labels
 from luthier.models.heads import Head
 from luthier.models.load import Loaded, arrange
 from luthier.security.artifacts import write_atomic
@@ -37,6 +37,7 @@ def create(
     *,
     head: Callable[[PreTrainedConfig], Head],
     attention: Any = "auto",
+    dropout: float | None = None,
     seed: int = 0,
     cache: Path | None = None,
 ) -> Loaded:
@@ -56,6 +57,8 @@ def create(
             f"a {section.architecture} has no {wanted.kind} head", where="model.from_scratch.architecture", remedy=f"set it to {right}"
         )
     set_labels(config, wanted)
+    if dropout is not None:
+        set_dropout(config, dropout)
     torch.manual_seed(seed)
     model = AUTO[wanted.kind].from_config(config, attn_implementation="sdpa")
     if section.architecture == "t5":

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,28 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(v) for v in value]
     return value
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when all went well, and is gone otherwise.
+
+    Raises SpaceError where `target` is there with something in it, or cannot be written.
+    """
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise SpaceError("is there already and not empty", where=str(target), remedy="choose another folder")
+    temporary = target.with_name(f".{target.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+    except OSError as error:
+        raise SpaceError(f"cannot be written: {error.strerror or error}", where=str(target), remedy="choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def need_space(folder: Path, size: int, *, purpose: str) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.errors import RunError, SpaceError
+from luthier.errors import RunError
 from luthier.inference.model import Predictor
 from luthier.models.load import quiet
 from luthier.models.source import is_adapter
 from luthier.runs.store import Run
-from luthier.serving.merge import merge
+from luthier.security.artifacts import new_folder
+from luthier.serving.merge import fill_merged
 
 AGREEMENT = 1e-3
 """Largest difference between Luthier's answers and plain transformers', in logits."""
@@ -36,25 +37,14 @@ def export_hf(run: Run, target: Path) -> float:
             where=str(run.folder),
             remedy="predict with Luthier, or train with model.head: linear",
         )
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise SpaceError("is there already and not empty", where=str(target), remedy="choose another folder")
-    temporary = target.with_name(f".{target.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with new_folder(target) as temporary:
         if is_adapter(run.model):
-            merge(run.model, temporary)
+            fill_merged(run.model, temporary)
         else:
-            shutil.copytree(run.model, temporary, ignore=shutil.ignore_patterns(".*"))
+            shutil.copytree(run.model, temporary, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
         difference = read_back(temporary, run, predictor)
         if difference > AGREEMENT:
             raise RunError(f"the exported model differs by {difference:.1e}; nothing was written", where=str(target))
-        if target.is_dir():
-            target.rmdir()
-        temporary.rename(target)
-    except OSError as error:
-        raise SpaceError(f"cannot be written: {error.strerror}", where=str(target), remedy="choose another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return difference
 
 

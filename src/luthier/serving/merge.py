@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel
 
-from luthier.errors import ModelError, SpaceError
+from luthier.errors import ModelError
 from luthier.inference.model import read_card, restore_task
 from luthier.models import load as loading
 from luthier.models.adapters.several import Adapters, How
@@ -23,27 +23,22 @@ from luthier.models.heads import Head
 from luthier.models.load import Loaded
 from luthier.models.source import base_facts, base_of, is_adapter
 from luthier.recipe.sections import Model
+from luthier.security.artifacts import new_folder
 
 
 def merge(folder: Path, target: Path, *, dtype: str | None = None) -> None:
     """Write the merged model to `target`. Raises ModelError where there are no adapters to merge, SpaceError for a bad target."""
     if not is_adapter(folder):
         raise ModelError("holds no adapters: it is a whole model already", where=str(folder), remedy="luthier export writes it out")
-    _need_empty(target)
-    temporary = target.with_name(f".{target.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        config, auto = _config(folder)
-        write_merged(folder, temporary, config=config, auto=auto, dtype=dtype)
-        _copy_rest(folder, temporary)
-        if target.is_dir():
-            target.rmdir()
-        temporary.rename(target)
-    except OSError as error:
-        raise SpaceError(f"cannot be written: {error.strerror or error}", where=str(target), remedy="choose another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(target) as temporary:
+        fill_merged(folder, temporary, dtype=dtype)
+
+
+def fill_merged(folder: Path, target: Path, *, dtype: str | None = None) -> None:
+    """The merged model into a folder that is there and empty."""
+    config, auto = _config(folder)
+    write_merged(folder, target, config=config, auto=auto, dtype=dtype)
+    _copy_rest(folder, target)
 
 
 def combine(weights: Mapping[Path, float], target: Path, *, how: How = "linear", density: float = 0.5, seed: int = 0) -> None:
@@ -52,22 +47,13 @@ def combine(weights: Mapping[Path, float], target: Path, *, how: How = "linear",
     for folder in folders:
         if not is_adapter(folder):
             raise ModelError("holds no adapters", where=str(folder), remedy="give runs that were trained with lora")
-    _need_empty(target)
-    loaded = _base(folders[0])
-    adapters = Adapters(loaded, {f"part-{i}": f for i, f in enumerate(folders)})
-    adapters.combine("combined", {f"part-{i}": w for i, w in enumerate(weights.values())}, how=how, density=density, seed=seed)
-    temporary = target.with_name(f".{target.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with new_folder(target) as temporary:
+        adapters = Adapters(_base(folders[0]), {f"part-{i}": f for i, f in enumerate(folders)})
+        adapters.combine("combined", {f"part-{i}": w for i, w in enumerate(weights.values())}, how=how, density=density, seed=seed)
         adapters.save("combined", temporary)
         for path in folders[0].iterdir():
-            if path.is_file() and not (temporary / path.name).exists() and path.name not in ("README.md",):
+            if path.is_file() and not (temporary / path.name).exists() and path.name != "README.md":
                 shutil.copy2(path, temporary / path.name)
-        if target.is_dir():
-            target.rmdir()
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _base(folder: Path) -> Loaded:
@@ -78,11 +64,6 @@ def _base(folder: Path) -> Loaded:
         card = read_card(folder)
         return loading.load(base, section.model_copy(update={"head": card["head"]}), head=restore_task(card).head)
     return loading.load(base, section, head=lambda config: Head("pairs" if config.is_encoder_decoder else "causal"))
-
-
-def _need_empty(target: Path) -> None:
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise SpaceError("is there already and not empty", where=str(target), remedy="choose another folder")
 
 
 def _config(folder: Path) -> tuple[Any, Any]:

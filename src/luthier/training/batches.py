@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,6 +25,13 @@ class Update:
     batches: tuple[Batch, ...]
     epoch: int
     ends_epoch: bool
+
+
+class Heaviest(NamedTuple):
+    """A batch, and whether its update has others."""
+
+    batch: Batch
+    several: bool
 
 
 class UpdateStream:
@@ -57,8 +64,8 @@ class UpdateStream:
     def updates_per_epoch(self) -> int:
         return -(-len(self._examples) // self._size)
 
-    def heaviest(self, updates: int) -> tuple[Batch, bool]:
-        """Of the first `updates` from here, the batch of most tokens; and whether its update has others.
+    def heaviest(self, updates: int) -> Heaviest:
+        """Of the first `updates` from here, the batch of most tokens.
 
         Of equally many tokens, those in the longest examples. The position is not moved.
         """
@@ -73,7 +80,7 @@ class UpdateStream:
                 if best is None or weight > best[0]:
                     best = weight, part, epoch, len(parts) > 1
         assert best is not None, "there are examples"
-        return self._batch(best[1], best[2]), best[3]
+        return Heaviest(self._batch(best[1], best[2]), best[3])
 
     def _upcoming(self) -> Iterator[tuple[list[int], int]]:
         """Rows and epoch of every update to come."""

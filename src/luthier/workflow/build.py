@@ -94,7 +94,13 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     if scratch is not None:
         texts = data.task.corpus(data.prepared.parts["train"])
         loaded = create(
-            scratch, texts, head=data.task.head, attention=recipe.training.attention, seed=recipe.training.seed, cache=cache_folder()
+            scratch,
+            texts,
+            head=data.task.head,
+            attention=recipe.training.attention,
+            dropout=recipe.model.dropout,
+            seed=recipe.training.seed,
+            cache=cache_folder(),
         )
     else:
         assert source is not None, "a model that is not new has a source"

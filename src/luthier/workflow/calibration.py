@@ -10,10 +10,10 @@ import itertools
 import time
 
 from luthier.models.load import for_training
-from luthier.training.batches import UpdateStream
 from luthier.training.loop import train
 from luthier.training.optim import Optimizer
 from luthier.workflow.build import Job
+from luthier.workflow.stream import stream
 
 UPDATES, LONGEST = 6, 20.0
 """Updates that are timed, and seconds after which no more are begun."""
@@ -25,19 +25,10 @@ def seconds_per_epoch(job: Job) -> float:
     kept = for_training(
         loaded.model, device=job.host.device, dtype=job.host.dtype, head=loaded.head, checkpointing=options.checkpointing
     )  # fmt: skip
-    stream = UpdateStream(
-        job.tokens["train"].examples(),
-        job.task.targets(job.data.prepared.parts["train"]),
-        size=options.batch_size * options.gradient_accumulation,
-        max_tokens=options.max_tokens,
-        seed=options.seed,
-        types=loaded.layout.token_types,
-        padded=loaded.layout.kind == "padded",
-        alter=job.task.alter if job.task.alters else None,
-    )
+    updates_to_come = stream(job.tokens["train"], job.data.prepared.parts["train"], job.task, options, loaded.layout)
     updates = train(
         loaded.model,
-        stream,
+        updates_to_come,
         loss=job.task.loss(loaded.layout),
         optimizer=Optimizer(loaded.model, options, kept=kept, scale=job.method.rate_scale),
         rate=lambda step: 0.0,

@@ -24,10 +24,9 @@ from luthier.models.adapters.method import layer_rates, trained
 from luthier.models.batch import Batch, Loss
 from luthier.models.load import for_training
 from luthier.runs.store import Run
-from luthier.security.artifacts import need_space
+from luthier.security.artifacts import finite, need_space
 from luthier.tasks.metrics import LOWER_IS_BETTER
 from luthier.training import checkpoint
-from luthier.training.batches import UpdateStream
 from luthier.training.loop import StepReport, train
 from luthier.training.optim import Optimizer
 from luthier.training.schedule import Schedule
@@ -36,6 +35,7 @@ from luthier.workflow.build import Job
 from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
 from luthier.workflow.frozen import keep_trunk
 from luthier.workflow.rehearsal import rehearse
+from luthier.workflow.stream import stream
 
 METHOD = "method:"
 """What a method keeps beside weights is saved under this mark."""
@@ -74,17 +74,10 @@ class Fit:
         self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates)
         self.gold = job.task.gold(job.data.prepared.parts["validation"])
         self.kept = keep_trunk(job, run, listener=listener)
-        self.stream = UpdateStream(
-            job.tokens["train"].examples(),
-            job.task.targets(job.data.prepared.parts["train"]),
-            size=self.options.batch_size * self.options.gradient_accumulation,
-            max_tokens=self.options.max_tokens,
-            seed=self.options.seed,
-            types=job.loaded.layout.token_types,
-            padded=job.loaded.layout.kind == "padded",
-            alter=job.task.alter if job.task.alters else None,
+        self.stream = stream(
+            job.tokens["train"], job.data.prepared.parts["train"], job.task, self.options, job.loaded.layout,
             above=self.kept["train"].above if self.kept else None,
-        )
+        )  # fmt: skip
         self.loss = self._loss()
         self.progress = Progress()
         self._names = frozenset(trained(self.model))
@@ -163,7 +156,7 @@ class Fit:
         progress.epoch_loss += report.loss
         progress.epoch_steps += 1
         progress.tokens += report.tokens
-        log.write(json.dumps(asdict(report)) + "\n")
+        log.write(json.dumps(finite(asdict(report))) + "\n")
         log.flush()
         self.listener(Stepped(report, self.job.plan.total_updates))
 

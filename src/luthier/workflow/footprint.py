@@ -37,9 +37,10 @@ from luthier.recipe import Resolved
 from luthier.recipe.sections import Model, Recipe
 from luthier.registry import METHODS
 from luthier.tasks.texts import NAMES as WRITTEN
-from luthier.training.batches import UpdateStream
+from luthier.training.batches import Heaviest
 from luthier.training.optim import Optimizer
 from luthier.workflow.dataset import Dataset, dataset
+from luthier.workflow.stream import stream
 
 DEPTHS = (4, 6)
 """Layers of the two small versions; even, since some architectures treat every second layer otherwise."""
@@ -100,6 +101,8 @@ def facts(resolved: Resolved, *, data: Dataset | None = None, tokens: Mapping[st
     if recipe.model.from_scratch is not None:
         tokenizer = train_tokenizer(recipe.model.from_scratch, task.corpus(data.prepared.parts["train"]), cache=cache_folder())
         config = config_of(recipe.model.from_scratch, len(tokenizer))
+        if recipe.model.dropout is not None:
+            configuring.set_dropout(config, recipe.model.dropout)
         head, stored = task.head(config), {}
     else:
         source = resolve(recipe.model, folder=resolved.folder)
@@ -187,8 +190,7 @@ class _Trial:
         if layers is not None:
             configuring.adapt_config(self.config, Model(layers=layers))
         self.mode = Shadow()
-        bf16 = recipe.training.precision == "bf16"
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision, torch.float32)
 
     def run(self) -> Footprint:
         mode, training, task = self.mode, self.recipe.training, self.found.data.task
@@ -289,19 +291,10 @@ class _Trial:
         forward.set_attention(model, "ragged" if self.kind == "ragged" else None)
         return Layout(self.kind, forward.pooling_of(model), positions="position_ids" in accepted, token_types=types)  # type: ignore[arg-type]
 
-    def _heaviest(self, loaded: Loaded) -> tuple[Batch, bool]:
+    def _heaviest(self, loaded: Loaded) -> Heaviest:
         training, task = self.recipe.training, self.found.data.task
-        stream = UpdateStream(
-            loaded.lay(self.found.tokens["train"]).examples(),
-            task.targets(self.found.data.prepared.parts["train"]),
-            size=training.batch_size * training.gradient_accumulation,
-            max_tokens=training.max_tokens,
-            seed=training.seed,
-            types=loaded.layout.token_types,
-            padded=self.kind == "padded",
-            alter=task.alter if task.alters else None,
-        )
-        return stream.heaviest(self.found.updates)
+        updates = stream(loaded.lay(self.found.tokens["train"]), self.found.data.prepared.parts["train"], task, training, loaded.layout)
+        return updates.heaviest(self.found.updates)
 
     def _held(self, loaded: Loaded) -> Batch:
         """The first batch of an evaluation, which is its largest; of the parts that are answered, the one with most."""
@@ -346,7 +339,7 @@ class _Trial:
         rows = min(recipe.evaluation.written, len(self.found.data.prepared.parts["test"]))
         cached = min(rows * longest, recipe.evaluation.max_tokens)
         logits = min(rows, max(1, cached // longest)) * text.vocab_size * 4 * 3
-        return 2 * depth(self.config) * cached * heads * width * (2 if self.dtype == torch.bfloat16 else 4) * 2 + logits
+        return 2 * depth(self.config) * cached * heads * width * self.dtype.itemsize * 2 + logits
 
 
 def _fill_gradients(model: nn.Module) -> None:

@@ -20,8 +20,8 @@ from luthier.evaluation.baselines import METHODS
 from luthier.evaluation.intervals import Score, with_intervals
 from luthier.evaluation.report import Story, render
 from luthier.inference.predict import embeddings, outputs
-from luthier.models import load as loading
 from luthier.models import quantize
+from luthier.models.save import save
 from luthier.runs.card import model_card
 from luthier.runs.store import Run
 from luthier.security.artifacts import sha256, write_atomic, write_json, write_jsonl, write_text
@@ -141,7 +141,7 @@ def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
     temporary = run.folder / ".model.part"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        loading.save(job.loaded, temporary, task=state, base=_base_of(job, run))
+        save(job.loaded, temporary, task=state, base=_base_of(job, run))
         shutil.rmtree(run.model, ignore_errors=True)
         temporary.rename(run.model)
     except (OSError, SafetensorError) as error:

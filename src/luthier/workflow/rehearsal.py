@@ -49,7 +49,7 @@ def rehearse(fit: Fit) -> None:
 
 def _train(fit: Fit) -> None:
     """The largest batch of the whole training, forward and backward."""
-    batch, _ = fit.stream.heaviest(fit.job.plan.total_updates)
+    batch = fit.stream.heaviest(fit.job.plan.total_updates).batch
     what = f"the largest training batch ({len(batch.rows)} examples, {batch.tokens:,} tokens)"
     with _told(what, where="training.max_tokens", remedy=LESS.format(budget="training.max_tokens")):
         fit.loss(fit.model, batch.to(fit.job.host.device)).sum.backward()

@@ -81,7 +81,7 @@ class Freeze(Method):
             parameter.requires_grad_(True)
         for name in head_modules(model) if loaded.head.kind == "classes" else []:
             for parameter in model.get_submodule(name).parameters():
-                parameter.requires_grad_(True)
+                parameter.requires_grad_(not any(parameter is p for p in named))
 
     def before_update(self, model: nn.Module, step: int, total: int) -> None:
         """Thaw the stages whose time has come: evenly over the share of the updates, from the top."""

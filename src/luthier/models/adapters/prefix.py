@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models.adapters.method import ENCODER, Method, free_head, freeze_all
-from luthier.models.adapters.virtual import written
+from luthier.models.adapters.virtual import no_room, written
 from luthier.models.forward import set_attention, trunk_of
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ class Prefix(Method):
             return "an encoder-decoder's two caches are not handed over here; choose prompt or lora"
         if loaded.head.kind == "masked" or "past_key_values" not in _parameters(loaded.model):
             return f"a {loaded.model.config.model_type} model is an encoder, which keeps no keys and values; choose prompt or lora"
-        if self.options.virtual_tokens >= loaded.max_length - 1:
-            return f"{self.options.virtual_tokens} learned tokens leave no room in the {loaded.max_length} that the model takes"
-        return None
+        return no_room(self.options.virtual_tokens, loaded)
 
     def place(self, loaded: Loaded) -> None:
         """Freeze the model, and hand it the prefix at every call."""

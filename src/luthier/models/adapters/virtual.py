@@ -32,11 +32,9 @@ class Virtual(Method):
 
     def refusal(self, loaded: Loaded) -> str | None:
         """Texts get shorter by the learned tokens."""
-        if self.options.virtual_tokens >= loaded.max_length - 1:
-            return f"{self.options.virtual_tokens} learned tokens leave no room in the {loaded.max_length} that the model takes"
         if loaded.head.kind == "masked":
             return "the words to fill in keep their places; choose lora"
-        return None
+        return no_room(self.options.virtual_tokens, loaded)
 
     def place(self, loaded: Loaded) -> None:
         """Freeze the model, and let its embeddings find the learned tokens."""
@@ -46,6 +44,13 @@ class Virtual(Method):
         torch.manual_seed(self.seed)
         config, encoder = self.encoder(loaded, read_table(loaded))
         attach(loaded, config, encoder)
+
+
+def no_room(count: int, loaded: Loaded) -> str | None:
+    """Why so many learned tokens are too many; None where they are not."""
+    if count < loaded.max_length - 1:
+        return None
+    return f"{count} learned tokens leave no room in the {loaded.max_length} that the model takes"
 
 
 def attach(loaded: Loaded, config: Any, encoder: nn.Module) -> None:

@@ -10,7 +10,7 @@ from luthier.errors import Fault, RecipeError
 from luthier.recipe.imports import arguments
 from luthier.recipe.imports.datasets import Named, put_data
 from luthier.recipe.imports.draft import Draft
-from luthier.recipe.imports.trl import put_model, targets
+from luthier.recipe.imports.trl import model, targets
 
 NAME = "LLaMA-Factory"
 MARKS = frozenset({
@@ -85,14 +85,7 @@ def read(draft: Draft) -> None:
     if stage not in ("sft", "pt"):
         why = "trains on preferences or rewards, which Luthier does not do yet"
         raise draft.refuse("stage", why, "stages sft and pt can be imported")
-    name = draft.take("model_name_or_path")
-    if name is None:
-        draft.fill("model.name", "starter", "no model is named")
-    else:
-        put_model(draft, str(name), "model_name_or_path")
-    revision = draft.take("model_revision")
-    if revision not in (None, "main"):
-        draft.put("model.revision", str(revision), "model_revision")
+    model(draft)
     draft.same({"cutoff_len": "model.max_length"})
     draft.put("task.type", "causal" if stage == "pt" else "chat", "stage")
     _data(draft, plain=stage == "pt")

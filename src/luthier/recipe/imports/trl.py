@@ -81,6 +81,13 @@ def _only_where_meant(draft: Draft) -> None:
 
 
 def _model(draft: Draft) -> None:
+    model(draft)
+    length = "max_length" if draft.keys.get("max_length") is not None else "max_seq_length"
+    draft.same({length: "model.max_length"})
+
+
+def model(draft: Draft) -> None:
+    """The model and its revision, as transformers' own arguments name them."""
     name = draft.take("model_name_or_path")
     if name is None:
         draft.fill("model.name", "starter", "no model is named")
@@ -89,8 +96,6 @@ def _model(draft: Draft) -> None:
     revision = draft.take("model_revision")
     if revision not in (None, "main"):
         draft.put("model.revision", str(revision), "model_revision")
-    length = "max_length" if draft.keys.get("max_length") is not None else "max_seq_length"
-    draft.same({length: "model.max_length"})
 
 
 def put_model(draft: Draft, name: str, key: str) -> None:

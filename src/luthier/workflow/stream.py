@@ -1,0 +1,36 @@
+"""The updates of a training, as its recipe, task and layout want them: for training, rehearsing, timing and planning alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from luthier.data.prepare import Record
+from luthier.data.tokens import Tokens
+from luthier.models.batch import Batch
+from luthier.models.forward import Layout
+from luthier.recipe.sections import Training
+from luthier.training.batches import UpdateStream
+
+
+def stream(
+    tokens: Tokens,
+    records: Sequence[Record],
+    task: Any,
+    options: Training,
+    layout: Layout,
+    *,
+    above: Callable[[Batch], Batch] | None = None,
+) -> UpdateStream:
+    """Every update over the training part; `above` lays beside a batch what its frozen layers give."""
+    return UpdateStream(
+        tokens.examples(),
+        task.targets(records),
+        size=options.batch_size * options.gradient_accumulation,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        types=layout.token_types,
+        padded=layout.kind == "padded",
+        alter=task.alter if task.alters else None,
+        above=above,
+    )
