@@ -1,11 +1,12 @@
 """The memory plan against what training takes.
 
-    python benchmarks/memory.py [--quick]
+    python benchmarks/memory.py [--quick | --growth]
 
-Random-weight models of 20 to 150 million parameters (BERT, Llama and T5 shapes), each trained for a few updates by
+Random-weight models of 20 to 150 million parameters (BERT, Llama and T5 shapes), each trained for ten updates by
 `luthier train` in a fresh process whose anonymous memory (RssAnon of /proc/self/status) is sampled every few
 milliseconds; and, in another fresh process, the peak that `luthier check` foretells for the same recipe. `--quick`
-takes eight of the 24 cases. The last line is one JSON object.
+takes four of the 24 cases. `--growth` measures the first case over 60 updates instead, with the few compiled kernels that
+Luthier keeps and with oneDNN's usual thousand. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-base": {"kind": "llama", "vocabulary": 32_000, "width": 768, "layers": 14},
     "t5-small": {"kind": "t5", "vocabulary": 16_000, "width": 512, "layers": 6},
 }
-# shape, method, precision, examples an update, words a text, other settings; the first eight are the quick ones
+# shape, method, precision, examples an update, words a text, other settings; the first four are the quick ones
 CASES: list[tuple[str, Any, str, int, int, dict[str, Any]]] = [
     ("bert-small", "full", "fp32", 16, 60, {}),
     ("llama-small", "lora", "bf16", 8, 120, {}),
     ("t5-small", "full", "fp32", 8, 80, {}),
+    ("llama-base", "lora", "fp32", 4, 300, {"checkpointing": True}),
     ("bert-base", "bitfit", "fp32", 8, 100, {}),
     ("llama-base", "full", "fp32", 4, 200, {}),
     ("llama-small", "full", "bf16", 8, 200, {}),
     ("bert-base", {"type": "freeze", "layers": 6, "trunk": "computed"}, "fp32", 16, 60, {}),
-    ("llama-base", "lora", "fp32", 4, 300, {"checkpointing": True}),
     ("bert-small", "lora", "fp32", 32, 100, {}),
     ("bert-small", "full", "bf16", 16, 200, {}),
     ("bert-small", {"type": "freeze", "head_only": True, "trunk": "computed"}, "fp32", 16, 60, {}),
@@ -59,8 +60,8 @@ CASES: list[tuple[str, Any, str, int, int, dict[str, Any]]] = [
     ("t5-small", "full", "bf16", 16, 80, {}),
     ("t5-small", "full", "fp32", 16, 120, {"checkpointing": True}),
 ]
-QUICK = 8
-UPDATES = 3
+QUICK = 4
+UPDATES = 10
 
 
 def anonymous() -> int:
@@ -186,8 +187,9 @@ def worker(order: dict[str, Any]) -> dict[str, Any]:
     return {"peak": peak[0], "phases": phases}
 
 
-def ask(order: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, __file__, "--worker"], input=json.dumps(order), capture_output=True, text=True)
+def ask(order: dict[str, Any], environment: dict[str, str] | None = None) -> dict[str, Any]:
+    env = os.environ | (environment or {})
+    done = subprocess.run([sys.executable, __file__, "--worker"], input=json.dumps(order), capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(f"{order['what']} failed ({done.returncode}): {done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -214,15 +216,31 @@ def compare(cases: list[Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def growth(folder: Path) -> dict[str, Any]:
+    """Peaks of a longer training, whose batches have ever new sizes."""
+    made = recipe(CASES[0], folder)
+    made["training"] |= {"max_steps": 60, "epochs": 60}
+    usual = dict.fromkeys(("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"), "1024")
+    found = {}
+    for name, environment in (("few_kernels_mib", {}), ("usual_kernels_mib", usual)):
+        found[name] = round(ask({"what": "measure", "recipe": made}, environment)["peak"] / 2**20)
+        print(f"{name}: {found[name]:,}", flush=True)
+    return found | {"ratio": round(found["few_kernels_mib"] / found["usual_kernels_mib"], 3)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--growth", action="store_true")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         print(json.dumps(worker(json.loads(sys.stdin.read()))))
         return
     with tempfile.TemporaryDirectory() as folder:
+        if given.growth:
+            print(json.dumps(growth(Path(folder))))
+            return
         print(json.dumps(compare(CASES[:QUICK] if given.quick else CASES, Path(folder))))
 
 

@@ -18,12 +18,17 @@ def test_large_pieces_are_mapped_alone_and_given_back():
     assert heap.mark() == 0
 
 
-def test_neighbours_that_are_free_hold_a_larger_piece():
+def test_neighbours_that_are_free_hold_a_larger_piece_once_the_small_objects_between_them_are_gone():
     heap = Heap()
     places = [heap.take(1000) for _ in range(4)]
-    top = heap.top
     heap.give_back(places[0])
     heap.give_back(places[1])
+    top = heap.top
+    larger = heap.take(1500)
+    assert heap.top > top, "a small object stands between the two"
+    heap.give_back(larger)
+    heap.rest()
+    top = heap.top
     heap.take(1500)
     assert heap.top == top
 

@@ -50,7 +50,8 @@ class Examples(Sequence[Mapping[str, Any]]):
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of many examples: `table` has lists of int32: `input_ids`, and `token_type_ids`, `labels` or `source_ids`.
+    """Token ids of many examples: `table` has lists of int32: `input_ids`, and `token_type_ids`, `labels`, `source_ids`, or
+    layers: further marks of a task on each place.
 
     `owner` is the index of the record that each example belongs to, where records have several.
     """
@@ -94,7 +95,10 @@ class Tokens:
         import numpy as np
         import pyarrow as pa
 
-        fills = {"source_ids": ids} if source else {"input_ids": ids, "labels": [UNGRADED] * len(ids), "token_type_ids": [0] * len(ids)}
+        marks = [n for n in self.table.column_names if n != "source_ids"]
+        fills = dict.fromkeys(marks, [UNGRADED] * len(ids)) | {"input_ids": ids, "token_type_ids": [0] * len(ids)}
+        if source:
+            fills = {"source_ids": list(ids)}
         table = self.table
         for place, name in enumerate(table.column_names):
             if name not in fills:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from luthier.errors import LuthierError
 from luthier.inference.predict import evaluating
 from luthier.models.batch import UNGRADED, collate, within_budget
-from luthier.models.forward import masked_logits
+from luthier.models.forward import place_logits
 from luthier.models.language import token_figures
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def fill(loaded: Loaded, texts: Sequence[str], *, count: int = 5) -> list[list[l
             if len(ids) > loaded.max_length:
                 raise LuthierError(f"{len(ids)} tokens, but the model takes {loaded.max_length}", remedy="shorten the text")
             batch = collate([{"input_ids": ids}], types=layout.token_types).to(device)
-            logits = masked_logits(loaded.model, batch, layout, torch.tensor(places, device=device)).float()
+            logits = place_logits(loaded.model, batch, layout, torch.tensor(places, device=device)).float()
             best = torch.softmax(logits, -1).topk(count)
             found.append(
                 [

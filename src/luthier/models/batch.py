@@ -100,7 +100,8 @@ class Batch:
     holds for each place the token graded there, UNGRADED where none is. For an encoder-decoder the
     batch is the decoder's run, `source` the encoder's, and `bridge` leads from one to the other. Where a
     model's frozen bottom was computed before (`models/trunk.py`), `trunk` (tokens, width) is what it gave, or
-    `pooled` (segments, width) is.
+    `pooled` (segments, width) is. `layers` are further marks of a task on each place, flat (tokens,) int64 tensors by
+    name: which word it begins, and what is graded there where a task grades several things.
     """
 
     input_ids: Tensor
@@ -114,6 +115,7 @@ class Batch:
     bridge: Bridge | None = None
     trunk: Tensor | None = None
     pooled: Tensor | None = None
+    layers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -135,6 +137,7 @@ class Batch:
             bridge=None if self.bridge is None else self.bridge.to(device),
             trunk=None if self.trunk is None else self.trunk.to(device),
             pooled=None if self.pooled is None else self.pooled.to(device),
+            layers={name: value.to(device) for name, value in self.layers.items()},
         )
 
 
@@ -151,6 +154,8 @@ class Loss(NamedTuple):
     parts: Mapping[str, float] = MappingProxyType({})
 
 
+COLUMNS = ("input_ids", "token_type_ids", "labels", "source_ids")
+"""Columns of an example that have a place of their own in a batch."""
 PADDING_COST_TOKENS = 256
 """How many wasted tokens weigh as much as one more attention call (measured on two CPU cores)."""
 
@@ -158,10 +163,10 @@ PADDING_COST_TOKENS = 256
 def collate(examples: Sequence[Mapping[str, Any]], rows: Sequence[int] | None = None, *, types: bool = False) -> Batch:
     """Lay examples end to end, shortest first (of equal ones, that with the shorter source).
 
-    `examples` hold `input_ids` (ints), optionally `token_type_ids`, `labels` of the same length, and
-    `source_ids`, what an encoder reads; `rows` are their indices, 0.. when None. With `types` the
-    batch carries token types (zeros where an example has none). Raises ValueError on an empty list or
-    an empty example.
+    `examples` hold `input_ids` (ints), optionally `token_type_ids`, `labels` of the same length, and `source_ids`,
+    what an encoder reads; every other column, of the same length too, becomes a layer. `rows` are their indices, 0..
+    when None. With `types` the batch carries token types (zeros where an example has none). Raises ValueError on an
+    empty list or an empty example.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
@@ -188,6 +193,7 @@ def collate(examples: Sequence[Mapping[str, Any]], rows: Sequence[int] | None = 
         labels=_flat([e["labels"] for e in chosen]) if "labels" in chosen[0] else None,
         source=source,
         bridge=bridge,
+        layers={n: _flat([e[n] for e in chosen]) for n in chosen[0] if n not in COLUMNS},
     )
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 AUTO: dict[str, Any] = {
     "classes": AutoModelForSequenceClassification,
+    "words": AutoModelForTokenClassification,
+    "span": AutoModelForQuestionAnswering,
+    "vector": AutoModel,
     "causal": AutoModelForCausalLM,
     "masked": AutoModelForMaskedLM,
     "pairs": AutoModelForSeq2SeqLM,
@@ -39,7 +45,7 @@ def refuse_head(head: Head, config: PreTrainedConfig, section: Model, source: So
     """Raise ModelError for a head that this architecture does not have."""
     if head.kind != "classes" and section.head != "linear":
         raise ModelError(
-            "is for classification: a task that predicts tokens keeps the architecture's own head",
+            "is for classification: other tasks take the architecture's own head",
             where="model.head",
             remedy="take model.head out of the recipe",
         )
@@ -47,8 +53,7 @@ def refuse_head(head: Head, config: PreTrainedConfig, section: Model, source: So
         "causal": "choose a decoder (GPT-2, Llama, Qwen ...), such as starter",
         "masked": "choose an encoder (BERT, RoBERTa, MiniLM ...), such as minilm",
         "pairs": "choose an encoder-decoder (T5, BART ...)",
-        "classes": "choose another model",
-    }[head.kind]
+    }.get(head.kind, "choose another model, such as minilm")
     if type(config) not in AUTO[head.kind]._model_mapping:
         raise ModelError(f"a {config.model_type} model has no {head.kind} head", where=f"model {source.name}", remedy=remedy)
     if head.kind == "causal" and config.model_type in _encoders():
@@ -63,7 +68,7 @@ def _encoders() -> set[str]:
 
 def set_labels(config: PreTrainedConfig, head: Head) -> None:
     """Write the names of the classes where the head has such."""
-    if head.kind != "classes":
+    if not head.labels:
         return
     config.num_labels, config.problem_type = head.outputs, head.problem_type  # type: ignore[assignment]
     config.id2label = dict(enumerate(head.labels))
@@ -123,7 +128,7 @@ def pad_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, note
     if tokenizer.pad_token_id is None:
         token = str(tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0))
         notes.append(f"the tokenizer has no pad token; {token!r} stands in for it")
-        if kind != "classes":
+        if kind in ("causal", "pairs", "masked"):
             config.pad_token_id = config.get_text_config().pad_token_id = tokenizer.get_vocab()[token]
             return config.pad_token_id
         tokenizer.pad_token = token

@@ -111,12 +111,17 @@ def _decoder_states(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
     return states[inputs["attention_mask"].bool()]
 
 
-def masked_logits(model: nn.Module, batch: Batch, layout: Layout, places: Tensor) -> Tensor:
-    """The token logits of an encoder's own head at some places of the flat run, (places, vocabulary)."""
+def place_logits(model: nn.Module, batch: Batch, layout: Layout, places: Tensor) -> Tensor:
+    """The values of the architecture's own head at some places of the flat run, (places, outputs); of a span (places, 2)."""
     if layout.kind == "padded":
         inputs = _padded_inputs(batch, layout)
-        return model(**inputs).logits[inputs["attention_mask"].bool()][places]
-    return model(**_ragged_inputs(batch, layout), places=places).logits[0]
+        return _values(model(**inputs))[inputs["attention_mask"].bool()][places]
+    return _values(model(**_ragged_inputs(batch, layout), places=places))[0]
+
+
+def _values(output: Any) -> Tensor:
+    """What a head answers, (rows, tokens, outputs)."""
+    return torch.stack([output.start_logits, output.end_logits], -1) if "start_logits" in output else output.logits
 
 
 def pooled_logits(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
@@ -213,10 +218,10 @@ def _trial(model: PreTrainedModel | PooledModel, layout: Layout, padded: Layout,
         return examples
 
     def answers(batch: Batch, how: Layout) -> list[Tensor]:
-        if isinstance(model, PooledModel) or kind in ("causal", "pairs"):
+        if isinstance(model, PooledModel) or kind in ("causal", "pairs", "vector"):
             return []
-        if kind == "masked":
-            return [masked_logits(model, batch, how, torch.arange(0, batch.input_ids.numel(), 2, device=batch.input_ids.device))]
+        if kind in ("masked", "words", "span"):
+            return [place_logits(model, batch, how, torch.arange(0, batch.input_ids.numel(), 2, device=batch.input_ids.device))]
         return [pooled_logits(model, batch, how)]
 
     training, device = trunk.training, next(trunk.parameters()).device

@@ -18,18 +18,29 @@ from transformers import PreTrainedModel
 from luthier.errors import ModelError
 from luthier.registry import load_callable
 
-Kind = Literal["classes", "causal", "masked", "pairs"]
-"""`classes` (values for a whole text), or tokens: `causal`, `masked`, or `pairs` (an encoder-decoder)."""
+Kind = Literal["classes", "words", "span", "vector", "causal", "masked", "pairs"]
+"""`classes` (values for a whole text), `words` (values for each token), `span` (where an answer starts and ends), `vector`
+(the pooled states themselves), or tokens: `causal`, `masked`, or `pairs` (an encoder-decoder)."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What stands on the trunk; outputs, labels and problem type are for `classes`."""
+    """What stands on the trunk; outputs and labels are for `classes` and `words`, the problem type for `classes`."""
 
     kind: Kind
     outputs: int = 0
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether it is made for the task, beside what pre-training made: it moves whatever else is frozen."""
+        return self.kind in ("classes", "words", "span")
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is the architecture's own for writing tokens, with a vocabulary."""
+        return self.kind in ("causal", "pairs")
 
 
 class PooledModel(nn.Module):

@@ -11,28 +11,33 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 MAPPED = 32 << 20
-GRAIN = 128
-"""Pieces are aligned to cache lines, with a header before. To be sure of the alignment, glibc asks its heap for so much
-more than it needs: a hole of exactly the right size is passed over."""
-
-WASTE = 1.3
-"""What the heap comes to over one that sees the same batch again and again: others have other sizes, and leave other
-holes; kernels take scratch space. Measured by benchmarks/memory.py."""
+GRAIN, MARGIN = 16, 96
+"""Sizes are whole grains. Pieces are aligned to cache lines: to be sure of it, glibc asks its heap for a margin more than it
+needs, so that a hole of exactly the right size is passed over, and cuts the margin off again."""
+EVERY = 3
+"""Two in so many margins are taken by a small object (a node of the graph, a tensor's head) before the neighbour is free
+again. The two then do not grow together until the object is gone, and the neighbour is too small for a tensor like the
+one that left it."""
+WASTE = 0.33
+"""What is added to the part of the heap that comes and goes: what kernels take for themselves leaves holes too. As EVERY,
+found with benchmarks/memory.py, whose own repetitions differ by a tenth."""
 
 
 class Heap:
     """`held` is what the process holds now, `peak` the most since `mark`."""
 
     def __init__(self) -> None:
-        self.top = self.apart = self.peak = 0
+        self.top = self.apart = self.peak = self._used = self._steady = 0
         self._free: list[tuple[int, int]] = []
         """(size, start) of the holes, by size."""
         self._starts: dict[int, int] = {}
         self._ends: dict[int, int] = {}
+        self._cuts = 0
+        self._pinned: list[int] = []
 
     @property
     def held(self) -> int:
-        return round(self.top * WASTE) + self.apart
+        return self.top + round(WASTE * (self.top - self._steady)) + self.apart
 
     def mark(self) -> int:
         """The peak since the last mark, which starts anew."""
@@ -46,14 +51,22 @@ class Heap:
             self.apart += size
             place = -1, size
         else:
-            found = bisect_left(self._free, (size + GRAIN, -1))
+            whole = size + MARGIN
+            found = bisect_left(self._free, (whole, -1))
             if found < len(self._free):
                 length, start = self._free[found]
                 self._forget(length, start)
-                if length > size:
-                    self._remember(length - size, start + size)
+                if length > whole:
+                    self._remember(length - whole, start + whole)
             else:
-                start = self._extend(size)
+                start = self._extend(whole)
+            self._cuts += 1
+            if self._cuts % EVERY:
+                self._pinned.append(start)
+                start += MARGIN
+            else:
+                size = whole
+            self._used += size
             place = start, size
         self.peak = max(self.peak, self.held)
         return place
@@ -64,6 +77,10 @@ class Heap:
         if start < 0:
             self.apart -= size
             return
+        self._used -= size
+        self._free_up(start, size)
+
+    def _free_up(self, start: int, size: int) -> None:
         if (before := self._ends.get(start)) is not None:
             self._forget(start - before, before)
             start, size = before, size + start - before
@@ -71,6 +88,13 @@ class Heap:
             self._forget(length, start + size)
             size += length
         self._remember(size, start)
+
+    def rest(self) -> None:
+        """The graph of a step is gone, and the small objects with it; what is left stays."""
+        pinned, self._pinned = self._pinned, []
+        for start in pinned:
+            self._free_up(start, MARGIN)
+        self._steady = self._used
 
     def _extend(self, size: int) -> int:
         """Grow the heap; a hole at its end is used."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from luthier.errors import ModelError
 from luthier.models import attention
 from luthier.models.batch import UNGRADED, Batch, collate
-from luthier.models.forward import Layout, difference, hidden_states, masked_logits, rounding, set_attention
+from luthier.models.forward import Layout, difference, hidden_states, place_logits, rounding, set_attention
 
 CHUNK_LOGITS = 7 << 20
 """Logits held at a time: 28 MiB in fp32, which the allocator keeps between steps (it maps larger pieces anew)."""
@@ -265,7 +265,7 @@ def masked_loss(model: nn.Module, batch: Batch, layout: Layout, *, smoothing: fl
     places, labels = graded(batch)
     if not len(places):
         return _nothing(batch), 0
-    logits = masked_logits(model, batch, layout, places).float()
+    logits = place_logits(model, batch, layout, places).float()
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
     if z_loss:
         loss = loss + z_loss * torch.logsumexp(logits, 1).square().sum()
@@ -281,7 +281,7 @@ def token_figures(model: nn.Module, batch: Batch, layout: Layout, *, masked: boo
         return found
     owner = batch.segments.owner[places].cpu()
     if masked:
-        pieces = [(masked_logits(model, batch, layout, places).float(), slice(None))]
+        pieces = [(place_logits(model, batch, layout, places).float(), slice(None))]
     else:
         hidden, head = hidden_states(model, batch, layout).index_select(0, places), head_of(model)
         rows = max(16, CHUNK_LOGITS // head.weight.shape[0])

@@ -107,7 +107,7 @@ def load(
     fresh = bool(missing)
     if finished and fresh:
         raise ModelError("lacks some of its weights", where=source.location, remedy="copy the whole folder again, or train anew")
-    if fresh and wanted.kind != "classes":
+    if fresh and not wanted.made:
         notes.append(f"{len(missing)} weights are not in the model's files and start at random: {', '.join(missing[:3])}")
     model = attach_head(model, section.head if wanted.kind == "classes" else "linear", outputs=wanted.outputs)
     if isinstance(model, PooledModel):
@@ -214,7 +214,7 @@ def arrange(
 ) -> Loaded:
     """Find how the model takes batches, and how long."""
     layout = forward_layout(model, wanted=attention, pad_id=pad_id, head=head)
-    if head.kind in ("causal", "pairs"):
+    if head.writes:
         language.verify_head(cast(PreTrainedModel, model), layout)
     limit = longest(model.config, tokenizer, start=layout.position_start)
     return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head, list(drawn), base, quantization)
@@ -258,7 +258,7 @@ def for_training(
     tables: set[int] = set()
     if device.type == "cpu":
         dropout.install(model)
-        out = model.get_output_embeddings() if head.kind in ("causal", "pairs") else None  # type: ignore[operator]
+        out = model.get_output_embeddings() if head.writes else None  # type: ignore[operator]
         kept = embedding.install(model, dtype=dtype, head=out)
         tables = {id(table.weight) for table in kept}
         if out is not None and out.weight.numel() >= embedding.MIN_ELEMENTS:

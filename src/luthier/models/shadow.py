@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,10 +23,14 @@ from torch.utils._pytree import tree_iter
 
 from luthier.models import attention
 from luthier.models.heap import Heap
+from luthier.models.host import KERNELS
 
 aten: Any = torch.ops.aten
 REAL = (aten.arange.default, aten.arange.start, aten.arange.start_step)
 """What is computed from nothing and yet is bookkeeping."""
+PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.linear.default)
+COMPILED = 258_376
+"""Bytes of oneDNN's code for a product of new sizes, as its allocator asks for them."""
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 
 
@@ -38,15 +43,18 @@ class Shadow(TorchDispatchMode):
         self.heap = Heap()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._places: dict[Any, tuple[int, int] | None] = {}
+        self._compiled: OrderedDict[Any, tuple[int, int]] = OrderedDict()
 
     def settle(self, in_files: Iterable[Tensor] = ()) -> int:
         """Begin anew with what lives now; `in_files` lie in the pages of a file and need no place. Their bytes are returned."""
         apart = {weakref.ref(t.untyped_storage()): t.untyped_storage().nbytes() for t in in_files}
         self.heap = Heap()
+        self._compiled.clear()
         for reference in self._places:
             storage = reference()
             out = reference in apart or storage is None
             self._places[reference] = None if out else self.heap.take(storage.nbytes())
+        self.heap.rest()
         return sum(apart.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,6 +70,8 @@ class Shadow(TorchDispatchMode):
                 out = func(*args, **kwargs)
         else:
             out = func(*args, **kwargs)
+        if fake and func in PRODUCTS:
+            self._compile((func, *((t.shape, t.stride(), t.dtype) for t in tensors)))
         for value in tree_iter(out):
             if isinstance(value, FakeTensor):
                 self._count(value)
@@ -73,6 +83,15 @@ class Shadow(TorchDispatchMode):
         if reference not in self._places:
             self._places[reference] = self.heap.take(storage.nbytes())
             self.live += storage.nbytes()
+
+    def _compile(self, product: Any) -> None:
+        """Have the code of a product stand in the heap, among the tensors, until it is the oldest."""
+        if product in self._compiled:
+            self._compiled.move_to_end(product)
+            return
+        self._compiled[product] = self.heap.take(COMPILED)
+        if len(self._compiled) > 2 * KERNELS:
+            self.heap.give_back(self._compiled.popitem(last=False)[1])
 
     def _gone(self, size: int, reference: Any) -> None:
         place = self._places.pop(reference)

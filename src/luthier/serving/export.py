@@ -83,7 +83,7 @@ def _tokens_read_back(folder: Path, predictor: Predictor, texts: list[str]) -> f
 
     from luthier.models.batch import collate
     from luthier.models.config import AUTO
-    from luthier.models.forward import hidden_states, masked_logits
+    from luthier.models.forward import hidden_states, place_logits
     from luthier.models.language import head_of
 
     loaded = predictor.loaded
@@ -101,7 +101,7 @@ def _tokens_read_back(folder: Path, predictor: Predictor, texts: list[str]) -> f
                 example["source_ids"] = ids
             batch = collate([example], types=loaded.layout.token_types)
             if loaded.head.kind == "masked":
-                mine = masked_logits(loaded.model, batch, loaded.layout, torch.arange(len(ids)))
+                mine = place_logits(loaded.model, batch, loaded.layout, torch.arange(len(ids)))
             else:
                 mine = head_of(loaded.model).logits(hidden_states(loaded.model, batch, loaded.layout))
             worst = max(worst, float((plain(**inputs).logits[0] - mine).abs().max()))

@@ -9,11 +9,12 @@ two depths and the rest is a straight line.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,12 @@ from luthier.recipe import Resolved
 from luthier.recipe.sections import Model, Recipe
 from luthier.registry import METHODS
 from luthier.tasks.texts import NAMES as WRITTEN
-from luthier.training.batches import Heaviest
 from luthier.training.optim import Optimizer
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.stream import stream
 
+UPDATES = 3
+"""Updates that are run beside the heaviest: other sizes leave other holes in the heap."""
 DEPTHS = (4, 6)
 """Layers of the two small versions; even, since some architectures treat every second layer otherwise."""
 DEEP = 8
@@ -209,20 +211,18 @@ class _Trial:
             weights = mode.live
             optimizer = Optimizer(model, training, kept=kept, scale=method.rate_scale)
         moved = sum(t.numel() * t.element_size() for t in files if t.requires_grad)
-        batch, several = self._heaviest(loaded)
         with shadow(mode):
             ahead = behind = update = 0
-            for _ in range(2):
-                if several:
-                    _fill_gradients(model)
-                mode.heap.mark()
-                loss = task.loss(loaded.layout)(model, batch).sum
-                penalty = method.penalty(model)
-                loss = loss if penalty is None else loss + penalty
-                ahead = max(ahead, mode.heap.mark())
-                loss.backward()
-                del loss, penalty
-                behind = max(behind, mode.heap.mark())
+            for batches in self._updates(loaded):
+                for batch in batches:
+                    loss = task.loss(loaded.layout)(model, batch).sum
+                    penalty = method.penalty(model)
+                    loss = loss if penalty is None else loss + penalty
+                    ahead = max(ahead, mode.heap.mark())
+                    loss.backward()
+                    del loss, penalty
+                    behind = max(behind, mode.heap.mark())
+                    mode.heap.rest()
                 optimizer.gradient_norm(1.0)
                 optimizer.step(learning_rate=1e-4, weight=1.0, norm=1.0)
                 update = max(update, mode.heap.mark())
@@ -247,7 +247,7 @@ class _Trial:
             update=update + moved,
             evaluation=evaluation + moved,
             writing=mode.heap.held + moved + self._cache(model),
-            saving=max(mode.heap.held, steady + whole) + moved,  # the copy goes where activations lay
+            saving=max(mode.heap.held, steady - mapped + whole) + moved,  # the copy goes where activations lay
             checkpoint=checkpoint,
         )
 
@@ -291,10 +291,13 @@ class _Trial:
         forward.set_attention(model, "ragged" if self.kind == "ragged" else None)
         return Layout(self.kind, forward.pooling_of(model), positions="position_ids" in accepted, token_types=types)  # type: ignore[arg-type]
 
-    def _heaviest(self, loaded: Loaded) -> Heaviest:
+    def _updates(self, loaded: Loaded) -> list[Sequence[Batch]]:
+        """The first updates, of different sizes as they come, and the heaviest batch of the training, twice where its update has others."""
         training, task = self.recipe.training, self.found.data.task
         updates = stream(loaded.lay(self.found.tokens["train"]), self.found.data.prepared.parts["train"], task, training, loaded.layout)
-        return updates.heaviest(self.found.updates)
+        worst = updates.heaviest(self.found.updates)
+        first = [u.batches for u in itertools.islice(updates, min(UPDATES, self.found.updates))]
+        return [*first, [worst.batch] * (2 if worst.several else 1), *first[:1]]
 
     def _held(self, loaded: Loaded) -> Batch:
         """The first batch of an evaluation, which is its largest; of the parts that are answered, the one with most."""

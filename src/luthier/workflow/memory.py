@@ -15,8 +15,8 @@ from luthier.errors import LuthierError, MemoryShortage, ModelError
 from luthier.recipe import Resolved, load_recipe
 from luthier.workflow.footprint import Facts, Footprint, facts, footprint
 
-PROCESS = 45 << 20
-"""Bytes of a training process beside its modules and tensors: threads, compiled kernels, logs (measured)."""
+PROCESS = 90 << 20
+"""Bytes of a training process beside its modules and tensors: threads, tokenizers, kernels, logs (measured)."""
 PHASES = ("loading", "forward", "backward", "update", "evaluation", "writing", "saving")
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 METHODS = ("full", "freeze", "lora", "qlora")

@@ -27,8 +27,8 @@ class Freeze(Method):
 
     def refusal(self, loaded: Loaded) -> str | None:
         """Layers must be found, and there must be as many as are named."""
-        if self.options.head_only and loaded.head.kind != "classes":
-            return "head_only is for classification: a language model's head is its vocabulary; try layers or all_but_last"
+        if self.options.head_only and not loaded.head.made:
+            return "head_only is for a head made for the task: a language model's is its vocabulary; try layers or all_but_last"
         stacks = layer_lists(trunk_of(loaded.model))
         if not stacks:
             return f"no stack of layers was found in a {loaded.model.config.model_type} model"
@@ -79,7 +79,7 @@ class Freeze(Method):
         self.thawing = [p for stage in self.stages for p in stage]
         for parameter in self.thawing:  # the optimizer holds them from the start; before_update says which of them move
             parameter.requires_grad_(True)
-        for name in head_modules(model) if loaded.head.kind == "classes" else []:
+        for name in head_modules(model) if loaded.head.made else []:
             for parameter in model.get_submodule(name).parameters():
                 parameter.requires_grad_(not any(parameter is p for p in named))
 

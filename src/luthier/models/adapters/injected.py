@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from luthier.models.load import Loaded
     from luthier.recipe.methods.options import AdapterOptions
 
-TASK_TYPES = {"classes": "SEQ_CLS", "causal": "CAUSAL_LM", "pairs": "SEQ_2_SEQ_LM", "masked": None}
+TASK_TYPES = {
+    "classes": "SEQ_CLS",
+    "words": "TOKEN_CLS",
+    "span": "QUESTION_ANS",
+    "vector": "FEATURE_EXTRACTION",
+    "causal": "CAUSAL_LM",
+    "pairs": "SEQ_2_SEQ_LM",
+    "masked": None,
+}
 """PEFT's names for heads."""
 
 
@@ -45,7 +53,7 @@ class Injected(Method):
         found = self.targets(loaded)
         if not found:
             return f"no module is called {self.options.target_modules!r}; there are {', '.join(linear_names(loaded.model)[:12])}"
-        out = loaded.model.get_output_embeddings() if loaded.head.kind != "classes" else None  # type: ignore[operator]
+        out = loaded.model.get_output_embeddings() if loaded.head.kind in ("causal", "masked", "pairs") else None  # type: ignore[operator]
         if out is not None and any(loaded.model.get_submodule(n) is out for n in found):
             return "the head over the vocabulary takes no adapter: its loss is computed chunk by chunk; leave it out of target_modules"
         return None
@@ -97,7 +105,7 @@ def whole_modules(loaded: Loaded) -> list[str]:
     if isinstance(loaded.model, PooledModel):
         return []
     fresh = {n.rpartition(".")[0] for n in loaded.drawn}
-    heads = head_modules(loaded.model) if loaded.head.kind == "classes" else []
+    heads = head_modules(loaded.model) if loaded.head.made else []
     return sorted({*heads, *(f for f in fresh if f and f.split(".")[0] not in heads)})
 
 

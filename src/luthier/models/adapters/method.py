@@ -99,7 +99,7 @@ def freeze_all(model: nn.Module) -> None:
 def free_head(loaded: Loaded) -> None:
     """Let a classifier's head move, and whatever started at random: it has nothing to keep."""
     fresh = {n.rpartition(".")[0] for n in loaded.drawn}
-    heads = head_modules(loaded.model) if loaded.head.kind == "classes" else []
+    heads = head_modules(loaded.model) if loaded.head.made else []
     for name, module in loaded.model.named_modules():
         if name in fresh or name.split(".")[0] in heads:
             for parameter in module.parameters(recurse=name.split(".")[0] in heads):
