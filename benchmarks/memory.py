@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -200,6 +201,7 @@ def compare(cases: list[Any], folder: Path) -> dict[str, Any]:
     for case in cases:
         made = recipe(case, folder)
         said, was = ask({"what": "predict", "recipe": made}), ask({"what": "measure", "recipe": made})
+        shutil.rmtree(folder / "runs")
         error = said["peak"] / was["peak"] - 1
         errors.append(error)
         name = case[1] if isinstance(case[1], str) else case[1]["type"]

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from luthier.recipe.sections import Recipe
-from luthier.registry import METHOD_OPTIONS, TASK_OPTIONS
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS
 
-CHOICES = {"task": TASK_OPTIONS, "method": METHOD_OPTIONS}
+CHOICES = {"task": TASK_OPTIONS, "method": METHOD_OPTIONS, "retention": RETENTION_OPTIONS}
 
 HEAD = """# The recipe, field by field
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from luthier.runs.store import Run, find
     from luthier.workflow.check import check
     from luthier.workflow.measure import compare, evaluate, predict
+    from luthier.workflow.similar import similar
     from luthier.workflow.train import continue_run, reproduce, resume, train
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ _WHERE = {
     "predict": "luthier.workflow.measure",
     "evaluate": "luthier.workflow.measure",
     "compare": "luthier.workflow.measure",
+    "similar": "luthier.workflow.similar",
 }
 __all__ = sorted(_WHERE)
 

@@ -8,7 +8,8 @@
     ├── TrainingError      training could not go on
     │   ├── NonFiniteError     a loss or gradient was not a finite number; no update was made
     │   ├── MemoryShortage     what training will need does not fit in memory; found before the first update
-    │   └── Interrupted        stopped by a signal, after saving
+    │   ├── Interrupted        stopped by a signal, after saving
+    │   └── Forgotten          a probe got worse by more than allowed; the run is finished and saved
     ├── CheckpointError    no valid checkpoint where one is needed
     ├── RunError           a run that is missing, locked or in the wrong state
     ├── SpaceError         not enough disk, or a folder that cannot be written
@@ -83,6 +84,10 @@ class MemoryShortage(TrainingError):
 
 class Interrupted(TrainingError):
     """A signal asked to stop; the step was finished and saved."""
+
+
+class Forgotten(TrainingError):
+    """A probe got worse by more than the recipe allows; the run is finished and saved all the same."""
 
 
 class CheckpointError(LuthierError):

@@ -93,8 +93,13 @@ TASKS = Registry(
         "classification": "luthier.tasks.classification:Classification",
         "causal": "luthier.tasks.causal:Causal",
         "masked": "luthier.tasks.masked:Masked",
+        "span": "luthier.tasks.span:Span",
+        "tagging": "luthier.tasks.tagging:Tagging",
+        "parsing": "luthier.tasks.parsing:Parsing",
         "text2text": "luthier.tasks.text2text:Text2Text",
         "chat": "luthier.tasks.chat:Chat",
+        "embedding": "luthier.tasks.embedding:Embedding",
+        "multitask": "luthier.tasks.multitask:Multitask",
     },
 )
 TASK_OPTIONS = Registry(
@@ -103,8 +108,13 @@ TASK_OPTIONS = Registry(
         "classification": "luthier.recipe.tasks.classification:ClassificationOptions",
         "causal": "luthier.recipe.tasks.causal:CausalOptions",
         "masked": "luthier.recipe.tasks.masked:MaskedOptions",
+        "span": "luthier.recipe.tasks.span:SpanOptions",
+        "tagging": "luthier.recipe.tasks.tagging:TaggingOptions",
+        "parsing": "luthier.recipe.tasks.parsing:ParsingOptions",
         "text2text": "luthier.recipe.tasks.text2text:Text2TextOptions",
         "chat": "luthier.recipe.tasks.chat:ChatOptions",
+        "embedding": "luthier.recipe.tasks.embedding:EmbeddingOptions",
+        "multitask": "luthier.recipe.tasks.multitask:MultitaskOptions",
     },
 )
 METHODS = Registry(
@@ -141,5 +151,25 @@ METHOD_OPTIONS = Registry(
         "prefix": "luthier.recipe.methods.prefix:PrefixOptions",
         "bitfit": "luthier.recipe.methods.bitfit:BitFitOptions",
         "norms": "luthier.recipe.methods.norms:NormsOptions",
+    },
+)
+RETENTION = Registry(
+    "retention",
+    {
+        "none": "luthier.retention.none:Nothing",
+        "l2sp": "luthier.retention.l2sp:L2SP",
+        "ewc": "luthier.retention.ewc:EWC",
+        "distill": "luthier.retention.distill:Distill",
+        "soup": "luthier.retention.soup:Soup",
+    },
+)
+RETENTION_OPTIONS = Registry(
+    "retention_options",
+    {
+        "none": "luthier.recipe.retention.none:NoneOptions",
+        "l2sp": "luthier.recipe.retention.l2sp:L2SPOptions",
+        "ewc": "luthier.recipe.retention.ewc:EWCOptions",
+        "distill": "luthier.recipe.retention.distill:DistillOptions",
+        "soup": "luthier.recipe.retention.soup:SoupOptions",
     },
 )

@@ -351,24 +351,34 @@ def test_layers_thaw_from_the_top(world):
     assert free == ["", "", "1", "1", "01", "01", "01embeddings", *["01embeddings"] * 5]
 
 
+def mlp_of(width: int) -> torch.nn.Module:
+    """Stands for a head that a task brings."""
+    return torch.nn.Linear(width, 3)
+
+
 def test_what_fits_where_is_in_the_docs(world):
     """The table of methods and tasks, as the models themselves answer it. LUTHIER_WRITE_DOCS=1 writes it anew."""
-    kinds = {"classification": "bert", "masked": "bert", "causal": "llama", "chat": "llama", "text2text": "t5"}
-    assert set(kinds) == set(TASKS.names())
     heads = {
-        "classification": Head("classes", 3, ("a", "b", "c")),
-        "masked": Head("masked"),
-        "causal": Head("causal"),
-        "chat": Head("causal"),
-        "text2text": Head("pairs"),
+        "classification": ("bert", Head("classes", 3, ("a", "b", "c"))),
+        "tagging": ("bert", Head("words", 3, ("a", "b", "c"))),
+        "parsing": ("bert", Head("module", module=mlp_of)),
+        "span": ("bert", Head("span")),
+        "embedding": ("bert", Head("vector")),
+        "multitask": ("bert", Head("module", module=mlp_of)),
+        "masked": ("bert", Head("masked")),
+        "causal": ("llama", Head("causal")),
+        "chat": ("llama", Head("causal")),
+        "text2text": ("t5", Head("pairs")),
     }
+    kinds = {task: family for task, (family, _) in heads.items()}
+    assert set(kinds) == set(TASKS.names())
     lines = ["| method | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     notes: dict[str, int] = {}
     for name in METHOD_OPTIONS.names():
         cells = []
         for task, family in kinds.items():
             loaded = loading.load(
-                Source(family, str(world / family), None), Model(name=str(world / family)), head=lambda c, task=task: heads[task]
+                Source(family, str(world / family), None), Model(name=str(world / family)), head=lambda c, task=task: heads[task][1]
             )
             loaded.quantization = "4bit" if name == "qlora" else "none"
             reason = METHODS.load(name)(METHOD_OPTIONS.load(name)(**OPTIONS.get(name, {}))).refusal(loaded)

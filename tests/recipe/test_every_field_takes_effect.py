@@ -28,7 +28,7 @@ def leaf_paths(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     """Dotted path of every field of the schema."""
     found: list[str] = []
     for name, field in model.model_fields.items():
-        if f"{prefix}{name}" == "method":  # each method has its own fields: test_method_fields.py
+        if f"{prefix}{name}" in ("method", "retention", "curriculum"):  # test_method_fields.py, test_retention_fields.py ...
             continue
         kind = ClassificationOptions if name == "task" else field.annotation
         inner = [a for a in get_args(kind) if isinstance(a, type) and issubclass(a, BaseModel)]
@@ -183,6 +183,8 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "evaluation.restore_best": (False, "weights", ["training.epochs=6", "training.learning_rate=0.05"]),
     "evaluation.base_model": (True, "methods", []),
     "evaluation.baselines": (["majority", "tfidf", "frozen"], "methods", []),
+    "evaluation.general_probe": (False, "notes", []),
+    "evaluation.fail_if": ({"general": "drop > 1"}, "error", []),
     "evaluation.bootstrap": (150, "scores", []),
     "evaluation.max_tokens": (30, "counts", []),
     "checkpoints.every_steps": (1, "counts", []),
@@ -191,8 +193,9 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "output.folder": ("elsewhere", "place", []),
     "output.name": ("another", "place", []),
 }  # fmt: skip
-ELSEWHERE = {"model.revision", "model.double_quantization"}
-"""Proven by tests of their own: one below, for it needs a hub id; one in tests/models/test_quantize.py, for it needs wider layers."""
+ELSEWHERE = {"model.revision", "model.double_quantization", "evaluation.earlier_probe"}
+"""Proven by tests of their own: one below, for it needs a hub id; one in tests/models/test_quantize.py, for it needs wider layers;
+one in tests/workflow/test_probes.py, for it needs an earlier run."""
 
 
 def test_no_field_is_missing():

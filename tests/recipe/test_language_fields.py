@@ -19,7 +19,7 @@ from luthier.workflow.events import Note
 from tests import tiny
 from tests.recipe.language_cases import CASES
 
-ARCHITECTURES = {"causal": "llama", "chat": "llama", "text2text": "t5", "masked": "bert"}
+ARCHITECTURES = {"causal": "llama", "chat": "llama", "text2text": "t5", "masked": "bert", "span": "bert", "tagging": "bert", "parsing": "bert", "embedding": "bert"}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,24 @@ def world(tmp_path_factory) -> Path:
     template = "{% for m in messages %}{{ m.role }}> {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     (folder / "template.jinja").write_text(template + "{% if add_generation_prompt %}assistant> {% endif %}")
     (folder / "scores.py").write_text("def shorter(text, gold):\n    return float(len(text) < len(gold))\n")
+    asked = [
+        {"context": f"{t} {t}", "question": "what", "label": t.split()[-1] if i % 4 else "", "answer_start": len(t) - len(t.split()[-1]), "other": 9, "part": str(i // 2)}
+        for i, t in enumerate(texts)
+    ]  # fmt: skip
+    kinds = ["BAD" if i % 4 else "GOOD" for i in range(len(texts))]
+    tagged = [{"words": t.split(), "tags": [f"{'I' if j else 'B'}-{k}" for j in range(len(t.split()))]} for t, k in zip(texts, kinds, strict=True)]
+    (folder / "tagged.jsonl").write_text("\n".join(map(json.dumps, tagged)))
+    trees = [
+        {"words": t.split(), "others": t.split()[::-1], "head": list(range(len(t.split()))), "deprel": [("nmod:poss", "nmod")[len(w) % 2] for w in t.split()]}
+        for t in texts
+    ]  # fmt: skip
+    (folder / "trees.jsonl").write_text("\n".join(map(json.dumps, trees)))
+    paired = [
+        {"text": t, "other": " ".join(t.split()[1:]), "third": texts[i - 1], "mood": i % 3, "score": i % 2 / 2}
+        for i, t in enumerate(texts)
+    ]  # fmt: skip
+    (folder / "paired.jsonl").write_text("\n".join(map(json.dumps, paired)))
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
     (folder / "more.txt").write_text("\n\n".join(texts))
     return folder
 
@@ -41,9 +59,17 @@ def base(task: str, world: Path) -> dict[str, Any]:
     data: dict[str, Any] = {"train": str(world / "rows.jsonl"), "max_bad_share": 0.2}
     if task == "causal":
         data = {"train": str(world / "text.txt"), "separator": "\n---\n"}
+    if task == "tagging":
+        data = {"train": str(world / "tagged.jsonl")}
+    if task == "parsing":
+        data = {"train": str(world / "trees.jsonl")}
+    if task == "embedding":
+        data = {"train": str(world / "paired.jsonl"), "text_pair": "other"}
+    if task == "span":
+        data = {"train": str(world / "asked.jsonl"), "text": "context", "text_pair": "question", "max_bad_share": 0.9}
     return {
         "data": {**data, "validation_share": 0.2, "test_share": 0.2},
-        "task": {"type": task, **({"max_new_tokens": 6} if task != "masked" else {})},
+        "task": {"type": task, **({"max_new_tokens": 6} if task not in ("masked", "span", "tagging", "parsing", "embedding") else {})},
         "model": {
             "from_scratch": {
                 "architecture": ARCHITECTURES[task],
@@ -78,14 +104,15 @@ def observe(recipe: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatc
     return {
         "error": "", "log": run.lines("log.jsonl"), "weights": facts["weights_digest"], "summary": facts["data"]["summary"], "beams": beams,
         "parameters": facts["parameters"], "tokens": facts["tokens"], "scores": run.scores["methods"]["model"], "notes": notes, "probes": run.scores["probes"],
-        "samples": run.lines("predictions/samples.jsonl"),
+        "samples": run.lines("predictions/samples.jsonl"), "predictions": run.lines("predictions/test.jsonl"), "files": sorted(p.name for p in run.model.iterdir()),
     }  # fmt: skip
 
 
 def test_no_field_is_missing():
     walked = {(task, f"task.{name}") for task in ARCHITECTURES for name in TASK_OPTIONS.load(task).model_fields}
     assert walked == {case for case in CASES if case[1].startswith("task.")}
-    assert set(TASK_OPTIONS.names()) == {"classification", *ARCHITECTURES}
+    others = {"classification", "multitask"}  # test_every_field_takes_effect.py, test_curriculum_fields.py
+    assert set(TASK_OPTIONS.names()) == {*others, *ARCHITECTURES}
 
 
 @pytest.mark.parametrize(("task", "path"), sorted(CASES))

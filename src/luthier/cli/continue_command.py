@@ -21,4 +21,6 @@ def command(run: str, epochs: float, overrides: tuple[str, ...], root: Path) -> 
     from luthier.workflow.train import continue_run
 
     with Screen() as screen:
-        show_run(continue_run(found, epochs=epochs, overrides=overrides, listener=screen))
+        longer = continue_run(found, epochs=epochs, overrides=overrides, listener=screen)
+    show_run(longer)
+    longer.refuse_forgotten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -21,4 +22,8 @@ def command(run: str, folder: Path, form: str, root: Path) -> None:
 
     difference = {"hf": export.export_hf}[form](found, folder)
     click.echo(f"written to {folder}; read back with transformers alone, answers differ by at most {difference:.1e}")
-    click.echo(f'  from transformers import pipeline\n  pipeline("text-classification", "{folder}")')
+    if str(found.facts["task"]).startswith("classification"):
+        click.echo(f'  from transformers import pipeline\n  pipeline("text-classification", "{folder}")')
+        return
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    click.echo(f'  from transformers import {name}\n  {name}.from_pretrained("{folder}")')

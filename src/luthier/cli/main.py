@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": "Write with a model: answer or continue a prompt.",
     "chat": "Talk with a model in the terminal.",
     "fill": "Fill in the blanks of a text.",
+    "similar": "Find the rows of a file that are most like a query.",
     "evaluate": "Score a run, on its test part or on other files.",
     "compare": "Compare two runs on the same rows.",
     "reproduce": "Train a run again from its record and compare.",

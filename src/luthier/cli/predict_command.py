@@ -17,7 +17,7 @@ from luthier.data.rows import Quarantined, decode
 @run_argument
 @click.argument("texts", nargs=-1)
 @click.option("--file", "file", type=click.Path(path_type=Path), help="A data file (CSV, JSONL, ...) with the columns of training.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write JSONL here instead of printing it.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write JSONL here, or CoNLL-U where it ends so.")
 @runs_option
 def command(run: str, texts: tuple[str, ...], file: Path | None, output: Path | None, root: Path) -> None:
     """Predict with RUN for TEXTS, for --file, or for the lines of standard input; JSON lines come out.
@@ -33,10 +33,13 @@ def command(run: str, texts: tuple[str, ...], file: Path | None, output: Path | 
     from luthier.workflow.measure import predictor_of, read_rows
 
     predictor = predictor_of(found)
+    trees = output is not None and output.suffix == ".conllu"
+    if trees and not hasattr(predictor.task, "conllu"):
+        raise click.UsageError(f"a model for {predictor.task.name} gives no trees: name the file .jsonl")
     rows: list[Any] = [*texts, *lines]
     if file is not None:
         read = read_rows(found, file)
-        faults = [(r, predictor.refusal(r.values)) for r in read.rows]
+        faults = list(zip(read.rows, predictor.refusals([r.values for r in read.rows]), strict=True))
         rows = [r.values for r, fault in faults if fault is None]
         for bad in [*read.quarantined, *(Quarantined(r.file, r.line, fault, "") for r, fault in faults if fault)]:
             click.echo(f"left out: {bad.file}:{bad.line}: {bad.reason}", err=True)
@@ -47,9 +50,12 @@ def command(run: str, texts: tuple[str, ...], file: Path | None, output: Path | 
         for answer in answers:
             click.echo(json.dumps(answer, ensure_ascii=False, default=str))
         return
-    from luthier.security.artifacts import write_jsonl
+    from luthier.security.artifacts import write_jsonl, write_text
 
-    write_jsonl(output, answers)
+    if trees:
+        write_text(output, predictor.task.conllu(rows, answers))
+    else:
+        write_jsonl(output, answers)
     click.echo(f"{len(answers)} predictions in {output}", err=True)
 
 

@@ -20,4 +20,6 @@ def command(run: str, finish: bool, root: Path) -> None:
     from luthier.workflow.train import resume
 
     with Screen() as screen:
-        show_run(resume(found, finish=finish, listener=screen))
+        done = resume(found, finish=finish, listener=screen)
+    show_run(done)
+    done.refuse_forgotten()

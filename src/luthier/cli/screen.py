@@ -117,10 +117,12 @@ def _written(scores: dict[str, Any]) -> str:
 def probes_line(run: Run) -> list[str]:
     """What the training did to other texts, a line for each probe."""
     lines = []
-    for name, sides in run.scores.get("probes", {}).items():
-        metric = next(n for n in headlines(kind_of(run), run.scores) if n in sides["model"])
-        values = " → ".join(f"{sides[s][metric]['value']:.3f}" for s in ("base", "model") if s in sides)
-        lines.append(f"elsewhere {name}: {metric.replace('_', ' ')} {values}")
+    for name, found in run.scores.get("probes", {}).items():
+        metric = found["metric"]
+        values = " → ".join(f"{found[s][metric]['value']:.3f}" for s in ("base", "model") if s in found)
+        change = found.get("difference", {}).get(metric)
+        by = f", {change['value']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})" if change else ""
+        lines.append(f"elsewhere {name}: {metric.replace('_', ' ')} {values}{by}")
     return lines
 
 

@@ -24,3 +24,4 @@ def command(recipe: Path, overrides: tuple[str, ...], accepted: tuple[str, ...])
     with Screen() as screen:
         run = start(resolved, listener=screen)
     show_run(run)
+    run.refuse_forgotten()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +28,24 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
+class Words:
+    """The words of a text, and the characters [start, end) where each stands; `given` rather than found in the text."""
+
+    forms: tuple[str, ...]
+    offsets: tuple[tuple[int, int], ...]
+    given: bool
+
+
+@dataclass(frozen=True)
 class Record:
-    """A row checked against its task: its texts, its target, and where it came from."""
+    """A row checked against its task: its texts, its target, and where it came from; its words, where the task is about words."""
 
     text: str
     pair: str | None
     target: Any
     file: str
     line: int
+    words: Words | None = None
 
     @property
     def key(self) -> str:
@@ -103,9 +113,12 @@ def assemble(
     *,
     record: Callable[[Row], Record | str],
     stratum: Callable[[Record], str],
+    groups: Callable[[Sequence[Record]], Sequence[str]] | None = None,
     seed: int,
 ) -> Prepared:
     """Check each row with `record` (a Record, or the reason why not), clean, count and split.
+
+    Records with one of `groups` stay on one side of the split; those with the same texts where None.
 
     Raises DataError when too many rows are bad or a part ends empty.
     """
@@ -126,7 +139,7 @@ def assemble(
     repeats = _repeats(everything)
     if data.duplicates == "drop":
         counts["dropped"] = _drop_repeats(records)
-    _share_out(records, data, stratum=stratum, seed=seed)
+    _share_out(records, data, stratum=stratum, groups=groups or _texts, seed=seed)
     across = _across(records)
     if data.limit is not None and len(records["train"]) > data.limit:
         counts["beyond_limit"] = len(records["train"]) - data.limit
@@ -216,14 +229,25 @@ def _drop_repeats(records: dict[Part, list[Record]]) -> int:
     return dropped
 
 
-def _share_out(records: dict[Part, list[Record]], data: Data, *, stratum: Callable[[Record], str], seed: int) -> None:
+def _texts(records: Sequence[Record]) -> list[str]:
+    return [r.key for r in records]
+
+
+def _share_out(
+    records: dict[Part, list[Record]],
+    data: Data,
+    *,
+    stratum: Callable[[Record], str],
+    groups: Callable[[Sequence[Record]], Sequence[str]],
+    seed: int,
+) -> None:
     """Split train into the parts that no file was given for."""
     shares = {
         "validation": 0.0 if data.validation else data.validation_share,
         "test": 0.0 if data.test else data.test_share,
     }
     pool = records.get("train", [])
-    parts = split([r.key for r in pool], [stratum(r) for r in pool], seed=seed, **shares)
+    parts = split(groups(pool), [stratum(r) for r in pool], seed=seed, **shares)
     for part in PARTS:
         if part == "train" or not getattr(data, part):
             records[part] = [r for r, p in zip(pool, parts, strict=True) if p == part]

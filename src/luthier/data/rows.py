@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV, JSONL, JSON, Parquet, plain text; plain or gzipped.
+"""Files to rows: CSV, TSV, JSONL, JSON, Parquet, plain text, CoNLL; plain or gzipped.
 
 Enters: a path. Leaves: rows (dicts of the file's own columns) with the line each began on, and the
 quarantined rows with file, line and reason. Nothing is skipped silently, nothing raises for one bad
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from luthier.data.squad import flatten, is_squad
 from luthier.errors import DataError
 
 FORMATS = {
@@ -28,6 +29,11 @@ FORMATS = {
     ".parquet": "parquet",
     ".txt": "text",
     ".md": "text",
+    ".conllu": "conllu",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bio": "conll",
 }
 MAX_CELL = 16 << 20
 
@@ -91,6 +97,8 @@ def read(
         result.notes += [f"{path.name}: {note}"] if note else []
         if kind == "text":
             _documents(content, path, result, separator, text)
+        elif kind in ("conll", "conllu"):
+            _sentences(content, path, result, kind, columns)
         else:
             _READERS[kind](content, path, result, kind, columns)
     if not result.rows and not result.quarantined:
@@ -207,6 +215,15 @@ def _documents(text: str, path: Path, result: Rows, separator: str | None, colum
         line += part.count("\n") + (separator or "").count("\n")
 
 
+def _sentences(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
+    from luthier.data.conll import read_columns, read_conllu
+
+    if kind == "conllu":
+        read_conllu(text, path, result)
+    else:
+        read_columns(text, path, result, names)
+
+
 def _delimited(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
     csv.field_size_limit(MAX_CELL)
     lines = io.StringIO(text, newline="").readlines()
@@ -309,6 +326,13 @@ def _json(text: str, path: Path, result: Rows, kind: str, names: list[str] | Non
             _jsonl(text, path, result, kind, names)
             return
         raise DataError(f"is not JSON: {value}", where=str(path), remedy="mend the file, or use JSONL")
+    if is_squad(value):
+        for number, row, reason, excerpt in flatten(value):
+            if row is None:
+                result.quarantined.append(Quarantined(str(path), number, reason, excerpt))
+            else:
+                result.rows.append(Row(row, str(path), number))
+        return
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
         value = lists[0] if len(lists) == 1 else [value]

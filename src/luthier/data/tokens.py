@@ -91,7 +91,10 @@ class Tokens:
         return Examples(found)
 
     def after(self, ids: Sequence[int], *, source: bool = False) -> Tokens:
-        """The same examples with these ids, ungraded, before each; with `source` before what an encoder reads."""
+        """The same examples with these ids, ungraded, before each text; with `source` before what an encoder reads.
+
+        An example has several texts where its layer `part` says so; the ids before a text are of its part.
+        """
         import numpy as np
         import pyarrow as pa
 
@@ -99,18 +102,39 @@ class Tokens:
         fills = dict.fromkeys(marks, [UNGRADED] * len(ids)) | {"input_ids": ids, "token_type_ids": [0] * len(ids)}
         if source:
             fills = {"source_ids": list(ids)}
+        inner = None
+        if "part" in fills:
+            part, starts, _ = _flat(self.table["part"])
+            inner = np.union1d(starts, np.flatnonzero(np.diff(part)) + 1)
         table = self.table
         for place, name in enumerate(table.column_names):
             if name not in fills:
                 continue
-            lists = table[name].combine_chunks()
-            flat, ends = lists.flatten().to_numpy(zero_copy_only=False), np.cumsum(lists.value_lengths().to_numpy())
-            starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-            longer = np.insert(flat, np.repeat(starts, len(ids)), np.tile(np.asarray(fills[name], dtype=flat.dtype), len(starts)))
-            offsets = np.concatenate([[0], ends + len(ids) * np.arange(1, len(ends) + 1)])
+            flat, starts, ends = _flat(table[name])
+            texts = starts if inner is None else inner
+            added = np.tile(np.asarray(fills[name], dtype=flat.dtype), len(texts))
+            if name == "part":
+                added = np.repeat(flat[texts], len(ids))
+            longer = np.insert(flat, np.repeat(texts, len(ids)), added)
+            before = np.searchsorted(texts, ends)
+            offsets = np.concatenate([[0], ends + len(ids) * before])
             column = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(longer, pa.int32()))
             table = table.set_column(place, name, column)
         return Tokens(table, self.truncated, self.owner)
+
+    def marked(self, layer: str) -> NDArray[np.int64]:
+        """Numbers of the examples whose first place a layer marks with 1."""
+        import numpy as np
+
+        if layer not in self.table.column_names:
+            return np.zeros(0, dtype=np.int64)
+        lists = self.table[layer].combine_chunks()
+        first = lists.values.to_numpy(zero_copy_only=False)[lists.offsets.to_numpy()[:-1]]
+        return np.flatnonzero(first == 1)
+
+    def at(self, examples: NDArray[np.int64]) -> Tokens:
+        """Some of the examples, each a record of its own."""
+        return Tokens(self.table.take(examples), self.truncated)
 
     def records(self) -> int:
         """How many records the examples belong to."""
@@ -147,6 +171,15 @@ def assemble_tokens(examples: Iterable[Mapping[str, Sequence[int]]], *, truncate
         offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
         table[name] = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(parts), pa.int32()))
     return Tokens(pa.table(table), truncated, None if owner is None else np.unique(owner, return_inverse=True)[1])
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """The values of all lists end to end, and where each begins and ends."""
+    import numpy as np
+
+    lists = column.combine_chunks()
+    ends = np.cumsum(lists.value_lengths().to_numpy()).astype(np.int64)
+    return lists.flatten().to_numpy(zero_copy_only=False), np.concatenate([[0], ends[:-1]]).astype(np.int64), ends
 
 
 def tokenize(

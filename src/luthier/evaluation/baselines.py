@@ -6,7 +6,9 @@ majority class (or mean), TF-IDF with a linear model, and frozen embeddings with
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 CERTAIN = 30.0
+_WORD = re.compile(r"\w+")
+_SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s)|$)", re.S)
 METHODS = {
     "majority": "commonest answer",
     "tfidf": "TF-IDF, linear model",
     "frozen": "frozen embeddings, linear",
     "copy": "copying the source",
+    "overlap": "sentence most like the question",
+    "lexicon": "commonest tag of each word",
+    "bm25": "BM25: shared words",
     "base": "before training",
     "model": "fine-tuned",
 }
@@ -50,6 +57,16 @@ def tfidf(train_texts: list[str], train_gold: NDArray[Any], texts: list[str], *,
 def frozen(train_vectors: Array, train_gold: NDArray[Any], vectors: Array, *, kind: str, outputs: int) -> Array:
     """Logistic (or ridge) regression on the base model's embeddings, its weights untouched."""
     return _linear(train_vectors, train_gold, vectors, kind=kind, outputs=outputs, strength=10.0)
+
+
+def overlap(questions: Sequence[str], passages: Sequence[str]) -> list[tuple[int, int]]:
+    """The characters of each passage's sentence that has most words in common with the question; the shortest of several."""
+    found = []
+    for question, passage in zip(questions, passages, strict=True):
+        asked = set(_WORD.findall(question.casefold()))
+        spans = [m.span() for m in _SENTENCE.finditer(passage)] or [(0, len(passage))]
+        found.append(max(spans, key=lambda s: (len(asked & set(_WORD.findall(passage[s[0] : s[1]].casefold()))), s[0] - s[1])))
+    return found
 
 
 def _linear(x: Any, gold: NDArray[Any], held: Any, *, kind: str, outputs: int, strength: float) -> Array:

@@ -41,17 +41,7 @@ def compare(
 ) -> Comparison:
     """Compare outputs `a` and `b`, (n, width) each, on the same `gold`."""
     draw, n = np.random.default_rng(seed), len(gold)
-    points_a, points_b = scorer(gold, a), scorer(gold, b)
-    samples: dict[str, list[float]] = {name: [] for name in points_a}
-    for _ in range(resamples):
-        rows = draw.integers(0, n, n)
-        sample_a, sample_b = scorer(gold[rows], a[rows]), scorer(gold[rows], b[rows])
-        for name in samples:
-            samples[name].append(sample_b[name] - sample_a[name])
-    differences = {}
-    for name, values in samples.items():
-        low, high = np.percentile(values, [2.5, 97.5])
-        differences[name] = (points_b[name] - points_a[name], float(low), float(high))
+    differences = paired(scorer, gold, a, b, resamples=resamples, draw=draw)
     a_better, b_better = int((loss_a < loss_b).sum()), int((loss_b < loss_a).sum())
     binary = set(np.unique(np.concatenate([loss_a, loss_b]))) <= {0.0, 1.0}
     p = mcnemar(a_better, b_better) if binary else permutation(loss_a - loss_b, draw)
@@ -64,6 +54,24 @@ def compare(
         [int(i) for i in np.flatnonzero(loss_a != loss_b)],
         n,
     )
+
+
+def paired(
+    scorer: Scorer, gold: NDArray[Any], a: NDArray[np.float64], b: NDArray[np.float64], *, resamples: int, draw: np.random.Generator
+) -> dict[str, tuple[float, float, float]]:
+    """Every score of `b` minus that of `a` on the same rows, with its paired bootstrap interval: (value, low, high)."""
+    points_a, points_b = scorer(gold, a), scorer(gold, b)
+    samples: dict[str, list[float]] = {name: [] for name in points_a}
+    for _ in range(resamples):
+        rows = draw.integers(0, len(gold), len(gold))
+        sample_a, sample_b = scorer(gold[rows], a[rows]), scorer(gold[rows], b[rows])
+        for name in samples:
+            samples[name].append(sample_b[name] - sample_a[name])
+    found = {}
+    for name, values in samples.items():
+        low, high = np.percentile(values, [2.5, 97.5])
+        found[name] = (points_b[name] - points_a[name], float(low), float(high))
+    return found
 
 
 def mcnemar(a_better: int, b_better: int) -> float:

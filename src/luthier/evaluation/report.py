@@ -25,8 +25,14 @@ HEADLINES = {
     "multi_label": ("f1_micro", "f1_macro", "precision_micro", "recall_micro", "accuracy"),
     "regression": ("pearson", "spearman", "rmse", "mae", "r2"),
     "causal": ("perplexity", "bits_per_byte", "loss", "token_accuracy"),
+    "entities": ("f1", "precision", "recall", "f1_macro", "accuracy"),
+    "words": ("accuracy", "f1_macro", "precision_macro", "recall_macro", "sentence_accuracy"),
+    "span": ("exact_match", "f1", "f1_answered", "no_answer_accuracy", "loss"),
+    "parsing": ("las", "uas", "label_accuracy", "las_universal", "loss"),
     "masked": ("pseudo_perplexity", "perplexity", "loss", "token_accuracy"),
     "text2text": ("chrf", "bleu", "rouge_l", "exact_match", "perplexity"),
+    **dict.fromkeys(("pairs", "triplets", "classes"), ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")),
+    "scored": ("spearman", "pearson", "loss"),
     "chat": ("perplexity", "token_accuracy", "chrf", "rouge_l", "loss"),
 }
 MOST_CLASSES = 24
@@ -68,9 +74,13 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "curve": Markup(_curve(story)),  # noqa: S704
         "rates": Markup(_rates(story)),  # noqa: S704
         **(_of_labels(task, gold, outputs, records) if task.name == "classification" else NO_LABELS),
+        **({"classes": task.classes(outputs)} if hasattr(task, "classes") else {}),
+        "counted": {"tagging": task.kind, "parsing": "arcs"}.get(task.name, "rows"),
         "labels": _labels(facts["data"]["summary"]),
         "values": story.values,
         "probes": scores.get("probes", {}),
+        "stages": scores.get("stages"),
+        "lower_is_better": metrics.LOWER_IS_BETTER,
         "written": scores.get("written_rows", 0),
         "samples": story.samples[:SAMPLES],
     }
@@ -78,8 +88,12 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
 
 
 def headlines(kind: str, scores: Mapping[str, Any]) -> list[str]:
-    """The scores that a run of a kind shows, its own ones last."""
-    return [n for n in (*HEADLINES[kind], *scores.get("own_scores", ())) if n in scores["methods"]["model"]]
+    """The scores that a run of a kind shows, its own ones last; of several tasks, each one's first."""
+    found = scores["methods"]["model"]
+    if kind == "multitask":
+        mains = {names[0] for names in HEADLINES.values()}
+        return ["mean", *(n for n in found if n.partition(".")[2] in mains), "loss"] if "mean" in found else ["loss"]
+    return [n for n in (*HEADLINES[kind], *scores.get("own_scores", ())) if n in found]
 
 
 NO_LABELS: dict[str, Any] = {"classes": [], "confusion": None, "reliability": "", "fit": "", "mistakes": []}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.data.prepare import Record
-from luthier.data.tokens import tokenize
+from luthier.data.tokens import Encoded, tokenize
 from luthier.errors import DataError, ModelError
-from luthier.inference.predict import outputs
+from luthier.inference.predict import combining, outputs
 from luthier.models import host as machine
 from luthier.models import load as loading
 from luthier.models.source import Source, check_folder
@@ -86,38 +87,65 @@ class Predictor:
 
     def measure(self, records: Sequence[Record], *, max_tokens: int = 16384) -> tuple[list[Record], NDArray[np.float64]]:
         """The records that could be laid out, and what the task's scores are made of for each, (records, width)."""
-        encoded = self.task.encode(
+        encoded = self._encode(records)
+        kept = [r for i, r in enumerate(records) if i not in encoded.rejected]
+        return kept, self._answers(kept, encoded, max_tokens)
+
+    def _encode(self, records: Sequence[Record]) -> Encoded:
+        encoded: Encoded = self.task.encode(
             records, self.loaded.tokenizer, config=self.loaded.model.config, max_length=self.card["max_length"], train=False
-        )  # fmt: skip
-        self.truncated += encoded.tokens.truncated
-        layout = self.loaded.layout
-        answers = outputs(
-            self.loaded.model, self.loaded.lay(encoded.tokens), layout, answer=self.task.answer(layout), max_tokens=max_tokens
         )
-        return [r for i, r in enumerate(records) if i not in encoded.rejected], answers
+        self.truncated += encoded.tokens.truncated
+        return encoded
+
+    def _answers(self, records: Sequence[Record], encoded: Encoded, max_tokens: int) -> NDArray[np.float64]:
+        tokens, layout = self.loaded.lay(encoded.tokens), self.loaded.layout
+        answer, combine = self.task.answer(layout), combining(self.task, records)
+        return outputs(self.loaded.model, tokens, layout, answer=answer, max_tokens=max_tokens, combine=combine)
 
     def refusal(self, row: str | dict[str, Any]) -> str | None:
         """Why a text or row cannot be answered, by the rules of training; None where it can."""
-        found = self._texts(row)
-        return found if isinstance(found, str) else None
+        return self.refusals([row])[0]
+
+    def refusals(self, rows: Sequence[str | dict[str, Any]]) -> list[str | None]:
+        """The same for many at once: what is wrong with the texts, or that they cannot be laid out in tokens."""
+        faults: list[str | None] = []
+        records = []
+        for number, row in enumerate(rows):
+            found = self._texts(row)
+            faults.append(found if isinstance(found, str) else None)
+            if not isinstance(found, str):
+                records.append(_asked(found, number))
+        truncated = self.truncated
+        rejected = self._encode(records).rejected if records else {}
+        self.truncated = truncated  # they are counted when they are answered
+        for index, reason in rejected.items():
+            faults[records[index].line] = reason
+        return faults
 
     def predict(self, rows: Sequence[str | dict[str, Any]]) -> list[dict[str, Any]]:
         """Predictions for texts, or for rows with the columns of training.
 
         Raises DataError for the first that cannot be answered.
         """
-        texts: list[str] = []
-        pairs: list[str | None] = []
+        names = [self.card["text"], *filter(None, [self.card["text_pair"]])]
+        records = []
         for number, row in enumerate(rows, 1):
             found = self._texts(row)
             if isinstance(found, str):
-                names = [self.card["text"], *filter(None, [self.card["text_pair"]])]
                 raise DataError(f"row {number}: {found}", remedy=f"this model reads {' and '.join(map(repr, names))}, as in training")
-            texts.append(found[0])
-            pairs.append(found[1])
-        if not texts:
+            records.append(_asked(found, number))
+        if not records:
             return []
-        return self.task.decode(self.outputs(texts, pairs if self.card["text_pair"] else None))
+        encoded = self._encode(records)
+        for index, reason in encoded.rejected.items():
+            raise DataError(f"row {index + 1}: {reason}", remedy="leave it out, or shorten it")
+        return self.task.decode(self._answers(records, encoded, 16384), records)
 
-    def _texts(self, row: str | dict[str, Any]) -> tuple[str, str | None] | str:
+    def _texts(self, row: str | dict[str, Any]) -> Record | tuple[str, str | None] | str:
         return self.task.texts({self.card["text"]: row} if isinstance(row, str) else row)
+
+
+def _asked(found: Record | tuple[str, str | None], number: int) -> Record:
+    """What a row asks, as a record without a target."""
+    return replace(found, line=number) if isinstance(found, Record) else Record(found[0], found[1], None, "", number)

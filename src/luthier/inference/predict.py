@@ -7,20 +7,26 @@ Evaluation during training, the final scores, `luthier predict` and baselines al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from luthier.data.prepare import Record
 from luthier.data.tokens import Tokens
 from luthier.models.batch import Batch, collate, within_budget
 from luthier.models.forward import Layout, hidden_states, pool
+from luthier.models.several import Parts
 
 Answer = Callable[[nn.Module, Batch], Tensor]
 """What a task asks of a batch: (segments, width)."""
+Combine = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]
+"""What a task makes of the answers for examples, (examples, width), and the record that owns each: (records, width)."""
 
 
 def outputs(
@@ -31,17 +37,41 @@ def outputs(
     answer: Answer,
     max_tokens: int,
     above: Callable[[Batch], Batch] | None = None,
+    combine: Combine | None = None,
 ) -> NDArray[np.float64]:
-    """The answers for each record, (records, width); those of a record with several examples are summed.
+    """The answers for each record, (records, width); those of a record with several examples are summed, or as `combine` says.
 
     `above` lays beside a batch what its frozen layers give, where that was kept.
     """
+    if isinstance(answer, Parts):
+        assert combine is not None, "several tasks say how their figures become lines"
+        return _of_parts(model, tokens, layout, answer, max_tokens, combine)
     found = _over(model, tokens, layout, max_tokens, lambda batch: answer(model, batch if above is None else above(batch)))
+    if combine is not None:
+        return combine(found, np.arange(len(found)) if tokens.owner is None else tokens.owner)
     if tokens.owner is None:
         return found
     whole = np.zeros((tokens.records(), found.shape[1]))
     np.add.at(whole, tokens.owner, found)
     return whole
+
+
+def _of_parts(model: nn.Module, tokens: Tokens, layout: Layout, parts: Parts, max_tokens: int, combine: Any) -> NDArray[np.float64]:
+    """The lines of several tasks, each asked of its own examples."""
+    found, owners = [], []
+    owner = np.arange(len(tokens)) if tokens.owner is None else tokens.owner
+    for layer, answer in parts.answers.items():
+        own = tokens.marked(layer)
+        chosen = tokens.at(own)
+        found.append(_over(model, chosen, layout, max_tokens, functools.partial(answer, model)) if len(own) else np.zeros((0, 1)))
+        owners.append(owner[own])
+    lines: NDArray[np.float64] = combine(found, owners)
+    return lines
+
+
+def combining(task: Any, records: Sequence[Record]) -> Combine | None:
+    """How the task combines the answers for these records' examples; None where they are summed."""
+    return task.combine(records) if hasattr(task, "combine") else None
 
 
 def embeddings(model: nn.Module, tokens: Tokens, layout: Layout, *, max_tokens: int) -> NDArray[np.float64]:

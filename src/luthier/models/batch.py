@@ -7,6 +7,7 @@ sorted by length, so that attention can treat runs of equal or similar length to
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -96,7 +97,8 @@ class Batch:
 
     `input_ids`, `positions` and, where the model has them, `token_types` are flat (tokens,) int64
     tensors; `targets` is whatever the task puts there, one row a segment, in segment order;
-    `rows` gives, in segment order, the index of each example in its data part. `labels` (tokens,)
+    `rows` gives, in segment order, the index of each example in its data part (the same one for each text of an example
+    that holds several). `labels` (tokens,)
     holds for each place the token graded there, UNGRADED where none is. For an encoder-decoder the
     batch is the decoder's run, `source` the encoder's, and `bridge` leads from one to the other. Where a
     model's frozen bottom was computed before (`models/trunk.py`), `trunk` (tokens, width) is what it gave, or
@@ -156,6 +158,8 @@ class Loss(NamedTuple):
 
 COLUMNS = ("input_ids", "token_type_ids", "labels", "source_ids")
 """Columns of an example that have a place of their own in a batch."""
+PART = "part"
+"""The layer of an example that holds several texts: the number of the text that each token belongs to."""
 PADDING_COST_TOKENS = 256
 """How many wasted tokens weigh as much as one more attention call (measured on two CPU cores)."""
 
@@ -164,13 +168,16 @@ def collate(examples: Sequence[Mapping[str, Any]], rows: Sequence[int] | None = 
     """Lay examples end to end, shortest first (of equal ones, that with the shorter source).
 
     `examples` hold `input_ids` (ints), optionally `token_type_ids`, `labels` of the same length, and `source_ids`,
-    what an encoder reads; every other column, of the same length too, becomes a layer. `rows` are their indices, 0..
-    when None. With `types` the batch carries token types (zeros where an example has none). Raises ValueError on an
-    empty list or an empty example.
+    what an encoder reads; every other column, of the same length too, becomes a layer. An example with a layer `part`
+    becomes a segment for each text that it holds. `rows` are their indices, 0.. when None.
+    With `types` the batch carries token types (zeros where an example has none). Raises ValueError on an empty list or an
+    empty example.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
     rows = range(len(examples)) if rows is None else rows
+    if PART in examples[0]:
+        examples, rows = _texts_apart(examples, rows)
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i]["input_ids"]), len(examples[i].get("source_ids", ()))))
     chosen = [examples[i] for i in order]
     lengths = [len(e["input_ids"]) for e in chosen]
@@ -195,6 +202,17 @@ def collate(examples: Sequence[Mapping[str, Any]], rows: Sequence[int] | None = 
         bridge=bridge,
         layers={n: _flat([e[n] for e in chosen]) for n in chosen[0] if n not in COLUMNS},
     )
+
+
+def _texts_apart(examples: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> tuple[list[Mapping[str, Any]], list[int]]:
+    """Every text of every example as an example of its own, and the row of each."""
+    texts: list[Mapping[str, Any]] = []
+    owners: list[int] = []
+    for example, row in zip(examples, rows, strict=True):
+        cuts = [0, *(np.flatnonzero(np.diff(example[PART])) + 1).tolist(), len(example[PART])]
+        texts += [{name: values[a:b] for name, values in example.items()} for a, b in itertools.pairwise(cuts)]
+        owners += [row] * (len(cuts) - 1)
+    return texts, owners
 
 
 def size_of(example: Mapping[str, Any]) -> int:

@@ -32,6 +32,7 @@ AUTO: dict[str, Any] = {
     "words": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
     "vector": AutoModel,
+    "module": AutoModel,
     "causal": AutoModelForCausalLM,
     "masked": AutoModelForMaskedLM,
     "pairs": AutoModelForSeq2SeqLM,

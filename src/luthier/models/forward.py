@@ -112,15 +112,19 @@ def _decoder_states(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
 
 
 def place_logits(model: nn.Module, batch: Batch, layout: Layout, places: Tensor) -> Tensor:
-    """The values of the architecture's own head at some places of the flat run, (places, outputs); of a span (places, 2)."""
+    """The head's values at some places of the flat run, (places, outputs); of a span (places, 2)."""
+    if isinstance(model, PooledModel):
+        return model.head(hidden_states(model, batch, layout)[places])
     if layout.kind == "padded":
         inputs = _padded_inputs(batch, layout)
-        return _values(model(**inputs))[inputs["attention_mask"].bool()][places]
-    return _values(model(**_ragged_inputs(batch, layout), places=places))[0]
+        return values_of(model(**inputs))[inputs["attention_mask"].bool()][places]
+    return values_of(model(**_ragged_inputs(batch, layout), places=places))[0]
 
 
-def _values(output: Any) -> Tensor:
-    """What a head answers, (rows, tokens, outputs)."""
+def values_of(output: Any) -> Tensor:
+    """What a head answers, (rows, tokens, outputs); the states themselves where there is none."""
+    if "last_hidden_state" in output:
+        return output.last_hidden_state
     return torch.stack([output.start_logits, output.end_logits], -1) if "start_logits" in output else output.logits
 
 

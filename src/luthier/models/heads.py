@@ -18,9 +18,10 @@ from transformers import PreTrainedModel
 from luthier.errors import ModelError
 from luthier.registry import load_callable
 
-Kind = Literal["classes", "words", "span", "vector", "causal", "masked", "pairs"]
-"""`classes` (values for a whole text), `words` (values for each token), `span` (where an answer starts and ends), `vector`
-(the pooled states themselves), or tokens: `causal`, `masked`, or `pairs` (an encoder-decoder)."""
+Kind = Literal["classes", "words", "span", "vector", "module", "causal", "masked", "pairs"]
+"""`classes` (values for a whole text), `words` (values for each token), `span` (where an answer starts and ends),
+`vector` (the pooled states themselves), `module` (a head that no architecture brings), or tokens: `causal`, `masked`, or
+`pairs` (an encoder-decoder)."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,22 @@ class Head:
     outputs: int = 0
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
+    module: Callable[[int], nn.Module] | None = None
+    """Makes the head of kind `module`, given the trunk's width."""
 
     @property
     def made(self) -> bool:
         """Whether it is made for the task, beside what pre-training made: it moves whatever else is frozen."""
-        return self.kind in ("classes", "words", "span")
+        return self.kind in ("classes", "words", "span", "module")
 
     @property
     def writes(self) -> bool:
         """Whether it is the architecture's own for writing tokens, with a vocabulary."""
         return self.kind in ("causal", "pairs")
+
+    def apart(self, name: str) -> bool:
+        """Whether it stands on a bare trunk, where `name` is what the recipe calls it: nothing that transformers knows."""
+        return self.kind == "module" or (self.kind == "classes" and name != "linear")
 
 
 class PooledModel(nn.Module):

@@ -102,14 +102,14 @@ def load(
     pad_id = pad_token(config, tokenizer, notes, kind=wanted.kind)
     set_labels(config, wanted)
     torch.manual_seed(seed)
-    plain = wanted.kind != "classes" or section.head == "linear"
+    plain = not wanted.apart(section.head)
     model, missing = _weights(source, config, section, notes, kind=wanted.kind, plain=plain, precision=precision, finished=finished)
     fresh = bool(missing)
     if finished and fresh:
         raise ModelError("lacks some of its weights", where=source.location, remedy="copy the whole folder again, or train anew")
     if fresh and not wanted.made:
         notes.append(f"{len(missing)} weights are not in the model's files and start at random: {', '.join(missing[:3])}")
-    model = attach_head(model, section.head if wanted.kind == "classes" else "linear", outputs=wanted.outputs)
+    model = attach_head(model, wanted, section.head)
     if isinstance(model, PooledModel):
         fresh = not _load_head(model, source.local)
         if finished and fresh:
@@ -220,12 +220,13 @@ def arrange(
     return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head, list(drawn), base, quantization)
 
 
-def attach_head(model: PreTrainedModel, head: str, *, outputs: int) -> PreTrainedModel | PooledModel:
-    """The model as it is for `linear`; else its trunk with the named head."""
-    if head == "linear":
+def attach_head(model: PreTrainedModel, head: Head, name: str) -> PreTrainedModel | PooledModel:
+    """The model as it is where its architecture has the head; else its trunk with the head that the task or `name` makes."""
+    if not head.apart(name):
         return model
-    pooling: Literal["first", "last"] = "last" if is_decoder(model.config) else "first"
-    return PooledModel(model, build_head(head, hidden_size=model.config.get_text_config().hidden_size, outputs=outputs), pooling=pooling)
+    width = model.config.get_text_config().hidden_size
+    made = head.module(width) if head.module is not None else build_head(name, hidden_size=width, outputs=head.outputs)
+    return PooledModel(model, made, pooling="last" if is_decoder(model.config) else "first")
 
 
 def forward_layout(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from luthier.models.heads import PooledModel
 from luthier.models.load import Loaded, quiet
 
 
-def save(loaded: Loaded, folder: Path, *, task: dict[str, Any], base: Mapping[str, Any]) -> None:
+def save(
+    loaded: Loaded, folder: Path, *, task: dict[str, Any], base: Mapping[str, Any], files: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Write a plain transformers folder, or a plain PEFT folder where the model has adapters; `luthier.json` beside it.
 
     `base` says what the adapters stand on (name, digests). A head that transformers does not know goes to
-    head.safetensors.
+    head.safetensors. `files` are what others want to find beside it, by name, each the JSON that it holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -38,6 +41,9 @@ def save(loaded: Loaded, folder: Path, *, task: dict[str, Any], base: Mapping[st
     tokenizer.backend_tokenizer.no_padding()  # type: ignore[attr-defined]
     tokenizer.backend_tokenizer.no_truncation()  # type: ignore[attr-defined]
     tokenizer.save_pretrained(folder)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "luthier.json").write_text(json.dumps(task, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from transformers import BertConfig, LlamaConfig, PreTrainedConfig, PreTrainedTo
 from luthier.errors import ModelError
 from luthier.models.config import AUTO, set_dropout, set_labels
 from luthier.models.heads import Head
-from luthier.models.load import Loaded, arrange
+from luthier.models.load import Loaded, arrange, attach_head
 from luthier.security.artifacts import write_atomic
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PAD, END, START, MASK = "<|pad|>", "<|end|>", "<|start|>", "<|mask|>"
 SPECIALS = (PAD, END, START, MASK)
 """END closes documents and turns; START and MASK are for encoders."""
+READERS = ("masked", "classes", "words", "span", "vector", "module")
+"""Heads that a new bert may have."""
 PIECE = 1 << 16
 """Characters given to the tokenizer's trainer at a time."""
 
@@ -48,10 +50,10 @@ def create(
     tokenizer = train_tokenizer(section, texts, cache=cache)
     config = config_of(section, len(tokenizer))
     wanted = head(config)
-    fitting = {"llama": ("causal", "classes"), "t5": ("pairs",), "bert": ("masked", "classes")}[section.architecture]
+    fitting = {"llama": ("causal", "classes"), "t5": ("pairs",), "bert": READERS}[section.architecture]
     if wanted.kind not in fitting:
         right = next(
-            a for a, kinds in (("llama", ("causal",)), ("t5", ("pairs",)), ("bert", ("masked",))) if wanted.kind in (*kinds, "classes")
+            a for a, kinds in (("llama", ("causal",)), ("t5", ("pairs",)), ("bert", READERS)) if wanted.kind in (*kinds, "classes")
         )
         raise ModelError(
             f"a {section.architecture} has no {wanted.kind} head", where="model.from_scratch.architecture", remedy=f"set it to {right}"
@@ -63,7 +65,8 @@ def create(
     model = AUTO[wanted.kind].from_config(config, attn_implementation="sdpa")
     if section.architecture == "t5":
         _shrink_embeddings(model)
-    return arrange(model, tokenizer, head=wanted, attention=attention, pad_id=int(tokenizer.pad_token_id), fresh=True)
+    whole = attach_head(model, wanted, "linear")
+    return arrange(whole, tokenizer, head=wanted, attention=attention, pad_id=int(tokenizer.pad_token_id), fresh=True)
 
 
 @torch.no_grad()

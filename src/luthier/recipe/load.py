@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from luthier.errors import Fault, RecipeError
 from luthier.recipe.sections import Recipe
-from luthier.registry import METHOD_OPTIONS, TASK_OPTIONS, nearest
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS, nearest
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     for parent in parents:
         child = tree.get(parent)
         if isinstance(child, str):
-            child = {{"model": "name", "data": "train", "task": "type", "method": "type"}.get(parent, parent): child}
+            child = {{"model": "name", "data": "train", "task": "type", "method": "type", "retention": "type"}.get(parent, parent): child}
         if not isinstance(child, dict):
             child = {}
         tree[parent] = child
@@ -198,13 +198,17 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
 
 
 Chosen = Mapping[str, type[BaseModel]]
-"""The options classes that stand under `task` and `method`."""
+"""The options classes that stand under `task`, `method` and `retention`."""
 
 
 def _chosen(raw: Mapping[str, Any]) -> Chosen:
-    """The options of the task and the method that a recipe names; of the default ones where it names none."""
+    """The options of task, method and retention that a recipe names; of the default ones where it names none."""
     found = {}
-    for key, known, default in (("task", TASK_OPTIONS, "classification"), ("method", METHOD_OPTIONS, "full")):
+    for key, known, default in (
+        ("task", TASK_OPTIONS, "classification"),
+        ("method", METHOD_OPTIONS, "full"),
+        ("retention", RETENTION_OPTIONS, "none"),
+    ):
         section = raw.get(key)
         name = section.get("type") if isinstance(section, Mapping) else section
         found[key] = known.load(name if isinstance(name, str) and name in known.names() else default)

@@ -10,15 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from luthier.recipe.curriculum import Curriculum
 from luthier.recipe.fields import Strings
+from luthier.recipe.limit import EARLIER, GENERAL, limit
 from luthier.recipe.methods.options import MethodOptions
 from luthier.recipe.origin import parse
+from luthier.recipe.retention.options import RetentionOptions
 from luthier.recipe.tasks.options import TaskOptions
-from luthier.registry import METHOD_OPTIONS, TASK_OPTIONS, nearest
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Auto = Literal["auto"]
-Baseline = Literal["majority", "tfidf", "frozen", "copy"]
+Baseline = Literal["majority", "tfidf", "frozen", "copy", "overlap", "lexicon", "bm25"]
 
 
 class Section(BaseModel):
@@ -40,11 +43,11 @@ class Data(Section):
     sample: bool = Field(False, description="use the few rows shipped with Luthier instead of the whole data set")
     train: Strings = Field(
         min_length=1,
-        description="training files: CSV, TSV, JSONL, JSON, Parquet, text, also .gz; a folder, or a pattern: books/*.txt",
+        description="training files: CSV, TSV, JSONL, JSON, Parquet, text, CoNLL, also .gz; a folder, or a pattern: books/*.txt",
     )
     validation: Strings | None = Field(None, description="validation files; split from train where absent")
     test: Strings | None = Field(None, description="test files; split from train where absent")
-    format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet", "text"] = Field("auto", description="file format")
+    format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet", "text", "conll", "conllu"] = Field("auto", description="file format")
     separator: str | None = Field(None, description="text files: what stands between documents; a file is one document where absent")
     encoding: str = Field("auto", description="text encoding; auto detects it")
     text: str = Field("text", description="column that holds the text")
@@ -189,6 +192,15 @@ class Evaluation(Section):
         default_factory=dict,
         description="other files, by a name each, on which the model is scored before and after: what it forgot; 300 rows of each at most",
     )
+    general_probe: Auto | bool = Field(
+        "auto",
+        description="a probe of plain English that ships with Luthier, named general; auto: where the model can score text",
+    )
+    earlier_probe: bool = Field(True, description="where training starts from another run's model, that run's test rows are a probe")
+    fail_if: dict[str, str] = Field(
+        default_factory=dict,
+        description="probe -> `drop > 0.02`: the run is not good when its main score got worse by more; `rise > 0.1` where less is better",
+    )
     bootstrap: int = Field(1000, ge=100, description="resamples for the 95% intervals")
     max_tokens: int = Field(16384, gt=0, description="tokens a forward pass at most in evaluation")
 
@@ -196,6 +208,25 @@ class Evaluation(Section):
     @classmethod
     def _none_is_empty(cls, value: Any) -> Any:
         return [] if value is None else value
+
+    @field_validator("probes")
+    @classmethod
+    def _own_names(cls, value: dict[str, str]) -> dict[str, str]:
+        taken = next((n for n in value if n == GENERAL or n.startswith(EARLIER)), None)
+        if taken is not None:
+            raise ValueError(f"{taken!r} is the name of a probe of Luthier's own: choose another")
+        return value
+
+    @model_validator(mode="after")
+    def _known_probes(self) -> Evaluation:
+        known = [*self.probes, *([] if self.general_probe is False else [GENERAL])]
+        for name, text in self.fail_if.items():
+            limit(text)
+            if name not in known and not (self.earlier_probe and name.startswith(EARLIER)):
+                guess = nearest(name, known)
+                remedy = f"did you mean {guess}?" if guess else f"there are: {', '.join(known) or 'none'}"
+                raise ValueError(f"fail_if names no probe {name!r}; {remedy}")
+        return self
 
 
 class Checkpoints(Section):
@@ -240,6 +271,10 @@ def _method_options(value: Any) -> Any:
     return _chosen(value, "method", MethodOptions, METHOD_OPTIONS)
 
 
+def _retention_options(value: Any) -> Any:
+    return _chosen(value, "way of retention", RetentionOptions, RETENTION_OPTIONS)
+
+
 class Recipe(Section):
     """The whole of what a user asks for."""
 
@@ -251,10 +286,19 @@ class Recipe(Section):
     method: Annotated[SerializeAsAny[MethodOptions], BeforeValidator(_method_options)] = Field(
         default_factory=lambda: _method_options("full")
     )
+    retention: Annotated[SerializeAsAny[RetentionOptions], BeforeValidator(_retention_options)] = Field(
+        default_factory=lambda: _retention_options("none")
+    )
+    curriculum: Curriculum = Field(default_factory=Curriculum)
     training: Training = Field(default_factory=Training)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     output: Output = Field(default_factory=Output)
+
+    @field_validator("curriculum", mode="before")
+    @classmethod
+    def _curriculum_type(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
 
     @field_validator("model", mode="before")
     @classmethod

@@ -8,9 +8,19 @@ from luthier.runs.store import Run
 
 SHOWN = (
     "accuracy", "f1_macro", "f1_micro", "precision_macro", "recall_macro", "ece", "pearson", "spearman", "rmse",
-    "perplexity", "pseudo_perplexity", "bits_per_byte", "token_accuracy", "exact_match", "token_f1", "rouge_l", "bleu", "chrf",
+    "perplexity", "pseudo_perplexity", "bits_per_byte", "token_accuracy", "exact_match", "f1", "precision", "recall", "sentence_accuracy",
+    "f1_answered", "no_answer_accuracy", "token_f1", "rouge_l", "bleu", "chrf",
+    "recall@1", "recall@5", "recall@10", "mrr", "ndcg@10",
 )  # fmt: skip
-PIPELINES = {"causal": "text-generation", "chat": "text-generation", "masked": "fill-mask", "text2text": "text2text-generation"}
+PIPELINES = {
+    "embedding": "sentence-similarity",
+    "causal": "text-generation",
+    "chat": "text-generation",
+    "masked": "fill-mask",
+    "span": "question-answering",
+    "tagging": "token-classification",
+    "text2text": "text2text-generation",
+}
 
 
 def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[str]) -> str:

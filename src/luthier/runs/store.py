@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import RunError, SpaceError
+from luthier.errors import Forgotten, RunError, SpaceError
 from luthier.registry import nearest
 from luthier.security.artifacts import write_json
 
@@ -55,6 +55,23 @@ class Run:
     @property
     def report(self) -> Path:
         return self.folder / "report.html"
+
+    @property
+    def good(self) -> bool:
+        """Whether no probe got worse by more than the recipe allows."""
+        return self.facts.get("good", True) is not False
+
+    def refuse_forgotten(self) -> None:
+        """Raise Forgotten where the run is not good, with each probe that says so."""
+        if self.good:
+            return
+        form = "probe {probe}: {metric} went from {before:.4f} to {after:.4f}, worse by {worse_by:.4f} ({limit})"
+        said = [form.format(**failed) for failed in self.facts["failed"]]
+        raise Forgotten(
+            f"the run is saved, but not good: {'; '.join(said)}",
+            where="evaluation.fail_if",
+            remedy="protect what was there (retention: distill, ewc, l2sp or soup), train less, or allow more",
+        )
 
     def record(self, **facts: Any) -> None:
         """Add to `run.json`."""
@@ -198,7 +215,7 @@ class Registry:
         values = (
             run.id,
             str(run.folder),
-            facts.get("status"),
+            "not good" if facts.get("status") == "done" and facts.get("good") is False else facts.get("status"),
             facts.get("started"),
             facts.get("task"),
             facts.get("model"),

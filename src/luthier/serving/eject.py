@@ -31,6 +31,7 @@ from luthier.workflow.events import Listener, silent
 
 TEMPLATES = Path(__file__).parent / "ejected"
 METHODS = ("full", "lora", "freeze", "bitfit", "norms")
+TASKS = ("classification", "causal", "chat", "text2text")
 """Methods that a short script can show."""
 LISTED = ("freeze", "bitfit", "norms")
 """Methods that are nothing but a list of the weights that move."""
@@ -93,7 +94,9 @@ def refusals(recipe: Recipe) -> Iterator[Fault]:
     """Why a recipe cannot be shown as a script."""
     options: Any = recipe.method
     if recipe.task.type == "masked":
-        yield Fault("hides other words in each epoch, drawn by Luthier", "task.type", "eject classification, causal, chat or text2text")
+        yield Fault("hides other words in each epoch, drawn by Luthier", "task.type", f"eject {', '.join(TASKS)}")
+    elif recipe.task.type not in TASKS:
+        yield Fault("is not known to eject", "task.type", f"eject one of {', '.join(TASKS)}")
     if options.type not in METHODS:
         yield Fault(f"{options.type} needs code of Luthier's around each update", "method", f"eject one of {', '.join(METHODS)}")
     if options.type == "lora" and options.init in ("pissa", "olora"):

@@ -31,11 +31,13 @@ def export_hf(run: Run, target: Path) -> float:
     """
     target = target.resolve()
     predictor = Predictor(run.model, device="cpu")
-    if predictor.card["head"] != "linear":
+    head = predictor.loaded.head
+    if head.apart(predictor.card["head"]):
+        whose = f"the head of {predictor.task.name}" if head.module else f"its head, {predictor.card['head']},"
         raise RunError(
-            f"its head, {predictor.card['head']}, is not part of the architecture, so transformers cannot load it",
+            f"{whose} is not part of the architecture, so transformers cannot load it",
             where=str(run.folder),
-            remedy="predict with Luthier, or train with model.head: linear",
+            remedy="predict with Luthier" + ("" if head.module else ", or train with model.head: linear"),
         )
     with new_folder(target) as temporary:
         if is_adapter(run.model):
@@ -83,7 +85,7 @@ def _tokens_read_back(folder: Path, predictor: Predictor, texts: list[str]) -> f
 
     from luthier.models.batch import collate
     from luthier.models.config import AUTO
-    from luthier.models.forward import hidden_states, place_logits
+    from luthier.models.forward import hidden_states, place_logits, values_of
     from luthier.models.language import head_of
 
     loaded = predictor.loaded
@@ -100,9 +102,11 @@ def _tokens_read_back(folder: Path, predictor: Predictor, texts: list[str]) -> f
                 inputs["decoder_input_ids"] = inputs["input_ids"]
                 example["source_ids"] = ids
             batch = collate([example], types=loaded.layout.token_types)
-            if loaded.head.kind == "masked":
+            if loaded.head.kind in ("masked", "words", "span"):
                 mine = place_logits(loaded.model, batch, loaded.layout, torch.arange(len(ids)))
+            elif loaded.head.kind == "vector":
+                mine = hidden_states(loaded.model, batch, loaded.layout)
             else:
                 mine = head_of(loaded.model).logits(hidden_states(loaded.model, batch, loaded.layout))
-            worst = max(worst, float((plain(**inputs).logits[0] - mine).abs().max()))
+            worst = max(worst, float((values_of(plain(**inputs))[0] - mine).abs().max()))
     return worst

@@ -73,9 +73,9 @@ def _config(folder: Path) -> tuple[Any, Any]:
     kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("task_type")
     if (folder / "luthier.json").is_file():
         card = read_card(folder)
-        if card["head"] != "linear":
-            return config, AutoModel
         head = restore_task(card).head(config)
+        if head.apart(card["head"]):
+            return config, AutoModel
         set_labels(config, head)
         return config, AUTO[head.kind]
     known = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "pairs"}
@@ -85,8 +85,10 @@ def _config(folder: Path) -> tuple[Any, Any]:
 
 
 def _copy_rest(folder: Path, target: Path) -> None:
-    """Tokenizer, head, and the card without its base."""
+    """Tokenizer, head, what others want to find beside a model, and the card without its base."""
     for path in folder.iterdir():
+        if path.is_dir() and not path.name.startswith("."):
+            shutil.copytree(path, target / path.name, dirs_exist_ok=True)
         if path.is_file() and not path.name.startswith(("adapter_", ".")) and path.name != "luthier.json":
             shutil.copy2(path, target / path.name)
     if (folder / "luthier.json").is_file():

@@ -343,8 +343,8 @@ class Classification:
 
     # ── outputs to predictions and scores ──────────────────────────────────────────────────────
 
-    def decode(self, outputs: NDArray[np.float64]) -> list[dict[str, Any]]:
-        """Model outputs (n, width) as predictions for people."""
+    def decode(self, outputs: NDArray[np.float64], records: Sequence[Record] = ()) -> list[dict[str, Any]]:
+        """Model outputs (n, width) as predictions for people; the records are not looked at."""
         from luthier.tasks.metrics import sigmoid, softmax
 
         if self.kind == "regression":

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from luthier.models.batch import Batch, collate, size_of, within_budget
+from luthier.training.curriculum import Course
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class UpdateStream:
     `size` examples make an update. Its examples are laid into as few forward passes as `max_tokens`
     allows, by length; with sums-and-weights losses the cut does not change the gradient. `alter` makes
     of an example what this epoch shows of it (masking); its draws depend on (seed, epoch, row) alone.
-    `above` lays beside a batch what its frozen layers give.
+    `above` lays beside a batch what its frozen layers give. Which rows an epoch has, and in which order, says the
+    `course`; all, shuffled, where there is none.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class UpdateStream:
         padded: bool = False,
         alter: Callable[[Mapping[str, Any], random.Random], Mapping[str, Any]] | None = None,
         above: Callable[[Batch], Batch] | None = None,
+        course: Course | None = None,
     ) -> None:
+        self._course = course
         self._examples, self._targets, self._alter, self._above = examples, targets, alter, above
         self._size, self._max_tokens, self._seed, self._types, self._padded = size, max_tokens, seed, types, padded
         self.epoch, self.position = 0, 0
@@ -92,16 +96,20 @@ class UpdateStream:
             start = 0
 
     def _order(self, epoch: int) -> list[int]:
+        if self._course is not None:
+            return self._course.rows(epoch)
         order = list(range(len(self._examples)))
         random.Random(f"{self._seed}/{epoch}").shuffle(order)
         return order
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the next update starts."""
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, "position": self.position, "course": self._course.state if self._course else {}}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.position = state["epoch"], state["position"]
+        if self._course is not None:
+            self._course.state.update(state["course"])
 
     def __iter__(self) -> Iterator[Update]:
         while True:

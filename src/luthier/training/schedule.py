@@ -6,7 +6,10 @@ same linear warmup; only `plateau` has state.
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,13 +25,17 @@ class Schedule:
     improvement of the validation loss.
     """
 
-    def __init__(self, options: Training, *, learning_rate: float, total: int) -> None:
-        self._options, self._peak, self._total = options, learning_rate, max(1, total)
+    def __init__(self, options: Training, *, learning_rate: float, total: int, stages: Sequence[int] = ()) -> None:
+        """`stages` are the updates of each stage, where each has a course of its own."""
+        self._options, self._peak = options, learning_rate
+        self._ends = list(itertools.accumulate(stages)) or [total]
         self._best, self._bad, self._factor = math.inf, 0, 1.0
 
     def rate(self, step: int) -> float:
         """The learning rate of an update."""
-        name, total = self._options.schedule, self._total
+        stage = min(bisect_right(self._ends, step), len(self._ends) - 1)
+        begin = self._ends[stage - 1] if stage else 0
+        name, total, step = self._options.schedule, max(1, self._ends[stage] - begin), step - begin
         if name == "one_cycle":
             return self._peak * self._one_cycle(step / max(1, total - 1))
         warm = math.ceil(self._options.warmup * total)

@@ -29,10 +29,14 @@ from luthier.models.trunk import Trunk
 from luthier.recipe import Resolved
 from luthier.recipe.sections import Model
 from luthier.registry import METHODS, nearest
-from luthier.workflow import xray
+from luthier.retention.retention import Retention, Start
+from luthier.runs.store import Run
+from luthier.training.curriculum import Course
+from luthier.workflow import retain, xray
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
 from luthier.workflow.frozen import plan_trunk
+from luthier.workflow.lineage import name_its_model
 from luthier.workflow.plan import Plan, infer_from_data, plan
 from luthier.workflow.probes import Probe, read_probes
 
@@ -53,6 +57,12 @@ class Job:
     notes: list[str]
     probes: dict[str, Probe]
     method: Method
+    course: Course
+    retention: Retention
+    start: Start
+    """What retention is given when training begins."""
+    origin: Run | None = None
+    """The run whose model is trained further."""
     trunk: Trunk | None = None
     """Frozen layers whose output is kept."""
 
@@ -67,6 +77,7 @@ class Job:
             "task": f"{self.task.name}/{self.task.kind}",
             "model": self.source.name if self.source else f"a new {self.loaded.model.config.model_type}",
             "method": self.method.name,
+            "retention": self.retention.name,
             "parameters": total,
             "trainable": free,
             "layout": {"kind": self.loaded.layout.kind, "reason": self.loaded.layout.reason, "pooling": self.loaded.layout.pooling},
@@ -83,6 +94,7 @@ class Job:
 def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     """Read data, load the model, tokenise, and decide every `auto`."""
     recipe = resolved.recipe
+    origin = name_its_model(resolved)
     section = _section(resolved)
     source = resolve(recipe.model, folder=resolved.folder) if recipe.model.from_scratch is None else None
     listener(Stage("data", ", ".join(recipe.data.train)))
@@ -120,10 +132,10 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     tokens, limit = _tokens(resolved, data, loaded)
     longest = max(max(t.lengths()) for t in tokens.values())
     config = loaded.model.config.get_text_config()
-    decided = plan(
+    decided, course = plan(
         resolved,
         data,
-        examples=len(tokens["train"]),
+        streams=data.task.streams(len(tokens["train"])) if hasattr(data.task, "streams") else [data.task.name] * len(tokens["train"]),
         hidden_size=config.hidden_size,
         longest_model=limit,
         longest_text=longest,
@@ -131,14 +143,17 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     )
     _check_metric(data, decided.metric)
     trunk = plan_trunk(method, loaded, data.task, decided, tokens)
-    probes, hashes = read_probes(resolved, data.task, loaded, max_length=decided.max_length)
-    data.prepared.files.update(hashes)
-    notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length), *_unknown_note(tokens, loaded)]
+    way, start, replayed = retain.prepare(resolved, data.task, loaded, method, max_length=decided.max_length)
+    probes = read_probes(resolved, data, loaded, metric=decided.metric, max_length=decided.max_length, origin=origin)
+    data.prepared.files.update(probes.hashes | replayed)
+    notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length), *_unknown_note(tokens, loaded), *probes.notes]
+    if hasattr(data.task, "cautions"):
+        notes += data.task.cautions(tokens["train"], recipe.training)
     if loaded.layout.kind == "padded":
         notes.append(f"batches are padded: {loaded.layout.reason}")
     for text in notes:
         listener(Note(text))
-    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes, method, trunk)
+    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes.probes, method, course, way, start, origin, trunk)
 
 
 def _section(resolved: Resolved) -> Model:

@@ -16,6 +16,7 @@ from luthier.models.source import resolve
 from luthier.recipe import Recipe, Resolved, load_recipe
 from luthier.security.artifacts import need_space
 from luthier.workflow.dataset import dataset
+from luthier.workflow.lineage import name_its_model
 from luthier.workflow.plan import infer_from_data
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def check(
     Raises the LuthierError that training would have met.
     """
     resolved = load_recipe(recipe, overrides=overrides)
+    name_its_model(resolved)
     scratch = resolved.recipe.model.from_scratch
     location = "a new one" if scratch is not None else resolve(resolved.recipe.model, folder=resolved.folder).location
     if not with_model:

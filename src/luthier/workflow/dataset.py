@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.prepare import Prepared, assemble, read_files
+from luthier.data.prepare import Prepared, Record, assemble, read_files
 from luthier.data.split import Part
 from luthier.recipe import Resolved
 from luthier.registry import TASKS
@@ -28,19 +28,34 @@ class Dataset:
         return [r.text if r.pair is None else f"{r.text}\n{r.pair}" for r in records]
 
 
-def dataset(resolved: Resolved) -> Dataset:
-    """Read, check and split the data of a recipe.
+def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
+    """Read, check and split the data of a recipe; not `stratified`, the same rows fall into the same parts whatever the task.
 
     Raises DataError or RecipeError for columns, labels, rows or prompts that cannot be used.
     """
     recipe = resolved.recipe
+    if recipe.task.type == "multitask":
+        from luthier.workflow.together import together
+
+        return together(resolved)
     rows, hashes = read_files(recipe.data, folder=resolved.folder)
     task = TASKS.load(recipe.task.type, where="task.type").plan(recipe.task, recipe.data, rows)
-    prepared = assemble(rows, recipe.data, record=task.record, stratum=task.stratum, seed=recipe.training.seed)
+    prepared = assemble(
+        rows,
+        recipe.data,
+        record=task.record,
+        stratum=task.stratum if stratified else _one,
+        groups=getattr(task, "groups", None),
+        seed=recipe.training.seed,
+    )
     prepared.files = hashes
     task.fit(prepared.parts["train"])
     _describe(task, prepared)
     return Dataset(task, prepared)
+
+
+def _one(record: Record) -> str:
+    return "all"
 
 
 def _describe(task: Any, prepared: Prepared) -> None:
@@ -50,6 +65,7 @@ def _describe(task: Any, prepared: Prepared) -> None:
     lengths = sorted(len(r.text) for r in prepared.parts["train"])
     summary["characters"] = {"median": lengths[len(lengths) // 2], "longest": lengths[-1]}
     notes = prepared.notes
+    notes += task.noticed() if hasattr(task, "noticed") else []
     if summary["rows_quarantined"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in summary["quarantine_reasons"].items())
         notes.append(f"{summary['rows_quarantined']} rows quarantined: {reasons}")
@@ -63,9 +79,9 @@ def _describe(task: Any, prepared: Prepared) -> None:
         notes.append(f"{summary['duplicates']} repeated texts ({fate}); {summary['conflicting_duplicates']} rows repeat a text {other}")
     if summary["train_texts_also_in_test"]:
         notes.append(f"{summary['train_texts_also_in_test']} training texts stand in the test file too: its scores are flattered")
-    counts = summary["labels"]["train"]
+    counts = summary["labels"]["train"] if task.labels else {}
     rare = [label for label, n in counts.items() if n < 8]
     if rare:
         notes.append(f"fewer than 8 training rows for {len(rare)} of {len(counts)} labels, among them {rare[0]!r}")
-    if counts and max(counts.values()) > 10 * max(1, min(counts.values())) and not getattr(task, "class_weights", None):
+    if counts and max(counts.values()) > 10 * max(1, min(counts.values())) and not getattr(task, "class_weights", True):
         notes.append("classes differ more than tenfold in size; task.class_weights: balanced may help")

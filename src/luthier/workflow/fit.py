@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from luthier.errors import Interrupted, RunError
-from luthier.inference.predict import outputs
-from luthier.models.adapters.method import layer_rates, trained
+from luthier.inference.predict import combining, outputs
+from luthier.models.adapters.method import head_modules, layer_rates, trained
 from luthier.models.batch import Batch, Loss
 from luthier.models.load import for_training
 from luthier.runs.store import Run
@@ -30,15 +30,15 @@ from luthier.training import checkpoint
 from luthier.training.loop import StepReport, train
 from luthier.training.optim import Optimizer
 from luthier.training.schedule import Schedule
-from luthier.workflow import written
+from luthier.workflow import retain, stages, written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
 from luthier.workflow.frozen import keep_trunk
 from luthier.workflow.rehearsal import rehearse
 from luthier.workflow.stream import stream
 
-METHOD = "method:"
-"""What a method keeps beside weights is saved under this mark."""
+METHOD, RETENTION = "method:", "retention:"
+"""What the method and the way of retention keep beside weights is saved under these marks."""
 
 
 @dataclass
@@ -66,18 +66,22 @@ class Fit:
         recipe = job.resolved.recipe
         self.job, self.run, self.listener = job, run, listener
         self.options, self.evaluation, self.saving = recipe.training, recipe.evaluation, recipe.checkpoints
+        self._restores = job.resolved.inferred.get("evaluation.restore_best", self.evaluation.restore_best)
         self.model = job.loaded.model
         kept = for_training(
             self.model, device=job.host.device, dtype=job.host.dtype, head=job.loaded.head, checkpointing=self.options.checkpointing
         )
+        for table in kept if job.retention.dense else ():
+            table.tied = True  # its gradient is dense: the buffer cannot be cleared row by row
         self.optimizer = Optimizer(self.model, self.options, kept=kept, scale=self._rate_scale(), moved=self._moved)
-        self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates)
+        self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates, stages=job.plan.stages)
         self.gold = job.task.gold(job.data.prepared.parts["validation"])
         self.kept = keep_trunk(job, run, listener=listener)
         self.stream = stream(
             job.tokens["train"], job.data.prepared.parts["train"], job.task, self.options, job.loaded.layout,
-            above=self.kept["train"].above if self.kept else None,
+            above=self.kept["train"].above if self.kept else None, course=job.course,
         )  # fmt: skip
+        job.retention.begin(job.start)
         self.loss = self._loss()
         self.progress = Progress()
         self._names = frozenset(trained(self.model))
@@ -97,6 +101,8 @@ class Fit:
             self.listener(Stage("rehearsal", "the largest batch, an evaluation batch, a save"))
             rehearse(self)
         self.listener(Stage("train", f"{self.job.plan.total_updates} updates"))
+        if self.job.course.stages and not self.progress.step:
+            stages.measure(self.job, self.run, step=0, stage="")
         with _asked_to_stop() as asked, self._log("log.jsonl", self.progress.log_bytes) as log:
             reports = train(
                 self.model,
@@ -113,9 +119,12 @@ class Fit:
                 self.progress.stopped = f"ended as asked after update {self.progress.step} of {self.job.plan.total_updates}"
             while self.progress.step < self.job.plan.total_updates and not self.progress.stopped:
                 self.job.method.before_update(self.model, self.progress.step, self.job.plan.total_updates)
+                self.job.retention.before_update(self.progress.step)
                 report = next(reports)
                 self._note(report, log)
                 self.progress.seconds = time.monotonic() - begun
+                if (stage := stages.ending(self.job, report.step)) is not None:
+                    self._turn(stage, report.step)
                 if self._evaluation_due(report):
                     self._evaluate(report.step, log)
                 if asked:
@@ -126,26 +135,42 @@ class Fit:
                 if self._save_due(report):
                     self._save(log)
         self._restore_best()
+        self._mix()
         return self.progress
 
+    def _turn(self, stage: int, step: int) -> None:
+        """A stage has ended: let the way of retention hold what it brought, and score every task."""
+        name, last = self.job.course.stages[stage], stage + 1 == len(self.job.course.stages)
+        self.listener(Note(f"stage {stage + 1} of {len(self.job.course.stages)}, {name}, has ended with update {step}"))
+        if not last:
+            self.job.retention.turn(self.model, self.job.start, lambda: stages.batches(self.job, name))
+        stages.measure(self.job, self.run, step=step, stage=name)
+
     def _loss(self) -> Callable[[torch.nn.Module, Batch], Loss]:
-        """The task's loss, with what the method adds to its mean."""
-        loss, method = self.job.task.loss(self.job.loaded.layout), self.job.method
+        """The task's loss, with what method and retention add to its mean."""
+        loss, method, retention = self.job.task.loss(self.job.loaded.layout), self.job.method, self.job.retention
 
         def penalised(model: torch.nn.Module, batch: Batch) -> Loss:
+            kept = retention.penalty(model, batch)  # first: it may put other weights in for a moment, which no open graph may see
             found = loss(model, batch)
-            extra = method.penalty(model)
-            if extra is None:
-                return found
-            parts = {**found.parts, "penalty": float(extra.detach()) * found.weight}
-            return Loss(found.sum + extra * found.weight, found.weight, parts)
+            for name, extra in (("penalty", method.penalty(model)), ("retention", kept)):
+                if extra is not None:
+                    parts = {**found.parts, name: float(extra.detach()) * found.weight}
+                    found = Loss(found.sum + extra * found.weight, found.weight, parts)
+            return found
 
         return penalised
 
     def _rate_scale(self) -> Callable[[str], float]:
-        """Each parameter's learning rate over the plan's: the method's, times the layers' own."""
+        """Each parameter's learning rate over the plan's: the method's, times the layers' own; in the head, what the task wants.
+
+        A task says how fast its head learns beside a whole model: where the plan's rate is higher, since few weights move,
+        the head's is not.
+        """
         layers, method = layer_rates(self.model, self.options.layer_decay), self.job.method
-        return lambda name: method.rate_scale(name) * layers(name)
+        heads = tuple(f"{n}." for n in head_modules(self.model)) if hasattr(self.job.task, "head_rate") else ()
+        faster = getattr(self.job.task, "head_rate", 1.0) / method.rate_factor
+        return lambda name: method.rate_scale(name) * layers(name) * (faster if name.startswith(heads) else 1.0)
 
     def _moved(self) -> None:
         self.job.method.after_update(self.model, self.progress.step, self.job.plan.total_updates)
@@ -164,14 +189,26 @@ class Fit:
         every, last = self.evaluation.every, report.step == self.job.plan.total_updates
         return last or (report.ends_epoch if every == "epoch" else report.step % every == 0)
 
-    def _evaluate(self, step: int, log: Any) -> None:
-        """Score the validation part; choose, stop, slow down and warn by it."""
+    def _mix(self) -> None:
+        """Let the way of retention put its last weights in place, and record which."""
+        mix = self.job.retention.finish(self.model, judge=lambda: retain.judge(self.job, self._validation()["loss"]))
+        if mix is not None:
+            self.run.record(mix={"weight": mix.weight, "tried": [{"weight": w, **losses} for w, losses in mix.tried.items()]})
+            self.listener(Note(retain.told(mix, probes=len(self.job.probes))))
+
+    def _validation(self) -> dict[str, float]:
+        """The scores on the validation part."""
         job, layout = self.job, self.job.loaded.layout
         found = outputs(
             self.model, job.tokens["validation"], layout, answer=job.task.answer(layout), max_tokens=self.evaluation.max_tokens,
             above=self.kept["validation"].above if self.kept else None,
+            combine=combining(job.task, job.data.prepared.parts["validation"]),
         )  # fmt: skip
-        scores = job.task.scores(self.gold, found)
+        return dict(job.task.scores(self.gold, found))
+
+    def _evaluate(self, step: int, log: Any) -> None:
+        """Score the validation part; choose, stop, slow down and warn by it."""
+        job, scores = self.job, self._validation()
         if job.plan.metric not in scores:  # a score of texts: they have to be written first
             figures = written.figures(job, "validation", written.write(job, "validation"))
             scores |= written.scores(job, figures) if figures is not None else {}
@@ -191,6 +228,7 @@ class Fit:
             file.write(json.dumps(line) + "\n")
         progress.evaluation_bytes = path.stat().st_size
         self.listener(Evaluated(step, line, metric, better))
+        self.job.course.observe({n: v for n, v in scores.items() if n.endswith(".loss")})
         if self.schedule.observe(scores["loss"]):
             self.listener(Note(f"validation loss stands still: the learning rate is lowered after update {step}"))
         if progress.gap > self.options.gap_warning and not self._gap_told:
@@ -205,7 +243,7 @@ class Fit:
         if patience is not None and progress.bad >= patience:
             progress.stopped = f"no better {metric} in {patience} evaluations"
             self.listener(Note(f"stopped early: {progress.stopped}"))
-        if better and self.evaluation.restore_best:
+        if better and self._restores:
             self._save(log)
 
     def _save_due(self, report: StepReport) -> bool:
@@ -223,11 +261,13 @@ class Fit:
         checkpoint.save(
             self.run.checkpoints,
             step=self.progress.step,
-            weights=self._weights() | {f"{METHOD}{n}": t for n, t in self.job.method.state().items()},
+            weights=self._weights()
+            | {f"{METHOD}{n}": t for n, t in self.job.method.state().items()}
+            | {f"{RETENTION}{n}": t for n, t in self.job.retention.state().items()},
             optimizer=self.optimizer.state_dict(),
             state=state,
         )
-        spare = {f"step-{self.progress.best_step:08d}"} if self.evaluation.restore_best else set()
+        spare = {f"step-{self.progress.best_step:08d}"} if self._restores else set()
         checkpoint.prune(self.run.checkpoints, keep=self.saving.keep, spare=spare)
         self._saved_step, self._saved_at = self.progress.step, time.monotonic()
 
@@ -255,10 +295,10 @@ class Fit:
         return {n: t for n, t in self.model.state_dict().items() if n in self._names}
 
     def _take(self, weights: dict[str, torch.Tensor]) -> None:
-        """Weights of a checkpoint into model and method."""
-        own = {n.removeprefix(METHOD): t for n, t in weights.items() if n.startswith(METHOD)}
-        self.job.method.load_state(own)
-        found = self.model.load_state_dict({n: t for n, t in weights.items() if not n.startswith(METHOD)}, strict=False)
+        """Weights of a checkpoint into model, method and retention."""
+        for mark, owner in ((METHOD, self.job.method), (RETENTION, self.job.retention)):
+            owner.load_state({n.removeprefix(mark): t for n, t in weights.items() if n.startswith(mark)})
+        found = self.model.load_state_dict({n: t for n, t in weights.items() if not n.startswith((METHOD, RETENTION))}, strict=False)
         missing = set(found.missing_keys) & self._names
         if missing or found.unexpected_keys:
             raise RunError(
@@ -267,7 +307,7 @@ class Fit:
 
     def _restore_best(self) -> None:
         best = self.progress.best_step
-        if not self.evaluation.restore_best or best in (0, self.progress.step):
+        if not self._restores or best in (0, self.progress.step):
             return
         path = self.run.checkpoints / f"step-{best:08d}"
         fault = checkpoint.verify(path)

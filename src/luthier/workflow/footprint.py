@@ -36,10 +36,11 @@ from luthier.models.shadow import Shadow, shadow
 from luthier.models.source import base_of, is_adapter, resolve
 from luthier.recipe import Resolved
 from luthier.recipe.sections import Model, Recipe
-from luthier.registry import METHODS
+from luthier.registry import METHODS, RETENTION
 from luthier.tasks.texts import NAMES as WRITTEN
 from luthier.training.optim import Optimizer
 from luthier.workflow.dataset import Dataset, dataset
+from luthier.workflow.lineage import name_its_model
 from luthier.workflow.stream import stream
 
 UPDATES = 3
@@ -98,6 +99,7 @@ class Footprint:
 def facts(resolved: Resolved, *, data: Dataset | None = None, tokens: Mapping[str, Tokens] | None = None) -> Facts:
     """Config, tokenizer and token ids of a recipe. Raises the LuthierError that training would have met."""
     recipe = resolved.recipe
+    name_its_model(resolved)
     data = data or dataset(resolved)
     task = data.task
     if recipe.model.from_scratch is not None:
@@ -210,6 +212,8 @@ class _Trial:
             loading = mode.heap.mark()
             weights = mode.live
             optimizer = Optimizer(model, training, kept=kept, scale=method.rate_scale)
+            copies = RETENTION.load(self.recipe.retention.type).copies
+            remembered = [p.detach().clone() for p in model.parameters() if p.requires_grad for _ in range(copies)]
         moved = sum(t.numel() * t.element_size() for t in files if t.requires_grad)
         with shadow(mode):
             ahead = behind = update = 0
@@ -230,6 +234,7 @@ class _Trial:
             steady = mode.live
             mode.heap.mark()
             evaluation = self._evaluate(loaded, held)
+        del remembered
         trainable, total = count(model)
         sizes = list(optimizer.state_dict().values())
         checkpoint = sum(t.numel() * t.element_size() for t in sizes)
@@ -255,14 +260,13 @@ class _Trial:
         """The model with its head and method, as `workflow/build.py` makes it, and its layout, not yet tried."""
         found, recipe = self.found, self.recipe
         head, section = found.head, recipe.model
-        plain = head.kind != "classes" or section.head == "linear"
-        auto = configuring.AUTO[head.kind] if plain else AutoModel
+        auto = AutoModel if head.apart(section.head) else configuring.AUTO[head.kind]
         try:
             base = auto.from_config(self.config, attn_implementation="sdpa", dtype=torch.float32)  # as load does, whatever the files hold
         except ValueError:
             base = auto.from_config(self.config, attn_implementation="eager", dtype=torch.float32)
         base.eval()
-        model = attach_head(base, section.head if head.kind == "classes" else "linear", outputs=head.outputs)
+        model = attach_head(base, head, section.head)
         quantization = "4bit" if recipe.method.type == "qlora" else section.quantization
         if quantization != "none":
             from luthier.models.shadow import pack

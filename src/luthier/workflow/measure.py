@@ -125,4 +125,6 @@ def _usable(task: Any, rows: Rows) -> list[Record]:
 def _answer(row: dict[str, Any]) -> Any:
     if "nats" in row:
         return f"{row['nats'] / max(row['tokens'], 1):.3f} nats a token"
-    return next(row[k] for k in ("label", "labels", "value") if k in row)
+    if "deprel" in row:
+        return " ".join(f"{head}:{name}" for head, name in zip(row["head"], row["deprel"], strict=True))
+    return next(row[k] for k in ("label", "labels", "value", "answer", "tags", "spans", "rank") if k in row)

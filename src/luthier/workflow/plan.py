@@ -7,10 +7,12 @@ reasons in `resolved.sources`, for `explain` and the run's record.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.errors import Fault, RecipeError
 from luthier.recipe import Resolved
+from luthier.training.curriculum import Course, course
 from luthier.workflow.dataset import Dataset
 
 SLOWEST, SCRATCH_RATE = 1e-5, 2e-3
@@ -27,11 +29,20 @@ class Plan:
     learning_rate: float
     max_length: int
     metric: str
+    stages: tuple[int, ...] = ()
+    """Updates of each stage of a curriculum that has stages."""
 
 
 def plan(
-    resolved: Resolved, data: Dataset, *, examples: int, hidden_size: int, longest_model: int, longest_text: int, rate_factor: float = 1.0
-) -> Plan:
+    resolved: Resolved,
+    data: Dataset,
+    *,
+    streams: Sequence[str],
+    hidden_size: int,
+    longest_model: int,
+    longest_text: int,
+    rate_factor: float = 1.0,
+) -> tuple[Plan, Course]:
     """Decide every `auto`.
 
     Epochs: enough updates for the task, within its fewest and most passes, since few rows need many
@@ -41,14 +52,24 @@ def plan(
     """
     training, task = resolved.recipe.training, data.task
     size = training.batch_size * training.gradient_accumulation
+    staged = resolved.recipe.curriculum.type in ("sequential", "replay")
+    examples = round(len(streams) / len(set(streams))) if staged else len(streams)
     per_epoch = -(-examples // size)
     if training.epochs == "auto":
         epochs = float(min(task.most_epochs, max(task.fewest_epochs, math.ceil(task.fewest_updates / per_epoch))))
-        what = f" and {task.outputs} outputs" if task.labels else ""
-        resolved.infer("training.epochs", epochs, f"{examples} training {'rows' if task.labels else 'examples'}{what}, at {size} an update")
+        what = f" and {len(task.labels)} outputs" if task.labels else ""
+        each = " a stage on average" if staged else ""
+        rows = f"{examples} training {'rows' if task.labels else 'examples'}{each}"
+        resolved.infer("training.epochs", epochs, f"{rows}{what}, at {size} an update")
     else:
         epochs = training.epochs
-    total = math.ceil(epochs * per_epoch)
+    order = course(resolved.recipe.curriculum, streams, epochs=math.ceil(epochs), seed=training.seed)
+    stages: tuple[int, ...] = ()
+    if order.stages:
+        counts = [sum(n for e, n in enumerate(order.updates(size)) if order.stage(e) == s) for s in range(len(order.stages))]
+        total, stages = sum(counts), tuple(counts)
+    else:
+        total = math.ceil(epochs * per_epoch)
     if training.max_steps is not None:
         total = min(total, training.max_steps)
     if training.learning_rate == "auto":
@@ -70,7 +91,18 @@ def plan(
     if metric == "auto":
         metric = data.task.metric
         resolved.infer("evaluation.metric", metric, f"the task, {data.task.kind}")
-    return Plan(epochs, per_epoch, total, rate, length, metric)
+    if stages:
+        _of_stages(resolved)
+    if training.max_steps is not None and sum(stages) > total:
+        raise RecipeError([Fault("would end before the last stage", "training.max_steps", "take it out, or set training.epochs")])
+    return Plan(epochs, per_epoch, total, rate, length, metric, stages), order
+
+
+def _of_stages(resolved: Resolved) -> None:
+    """Decide and refuse what a training in stages does otherwise."""
+    if resolved.recipe.training.early_stopping is not None:
+        raise RecipeError([Fault("would end before the last stage", "training.early_stopping", "take it out")])
+    resolved.infer("evaluation.restore_best", False, "stages end with the weights of the last one")
 
 
 def infer_from_data(resolved: Resolved, data: Dataset) -> None:

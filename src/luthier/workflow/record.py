@@ -19,17 +19,18 @@ from luthier.evaluation import baselines
 from luthier.evaluation.baselines import METHODS
 from luthier.evaluation.intervals import Score, with_intervals
 from luthier.evaluation.report import Story, render
-from luthier.inference.predict import embeddings, outputs
+from luthier.inference.predict import combining, embeddings, outputs
 from luthier.models import quantize
 from luthier.models.save import save
 from luthier.runs.card import model_card
 from luthier.runs.store import Run
 from luthier.security.artifacts import sha256, write_atomic, write_json, write_jsonl, write_text
-from luthier.workflow import probes, written
+from luthier.workflow import probes, stages, written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Listener, Stage
 
 Array = NDArray[np.float64]
+PROBE = "base.probe."
 LONGEST = 20_000
 """Characters of a test text kept in the run."""
 
@@ -51,10 +52,15 @@ def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for name in job.resolved.inferred.get("evaluation.baselines", evaluation.baselines):
         listener(Stage("baseline", METHODS[name]))
-        if name == "majority":
+        if hasattr(task, "baseline"):
+            found[name] = task.baseline(name, parts["train"], parts["test"])
+        elif name == "majority":
             found[name] = baselines.majority(train_gold, len(held), kind=kind, outputs=width)
         elif name == "tfidf":
             found[name] = baselines.tfidf(job.data.texts("train"), train_gold, job.data.texts("test"), kind=kind, outputs=width)
+        elif name == "overlap":
+            asked = parts["test"]
+            found[name] = task.spanned(asked, baselines.overlap([r.pair or "" for r in asked], [r.text for r in asked]))
         elif name == "copy":
             figures = written.figures(job, "test", task.questions(written.rows_of(job, "test")))
             found |= {} if figures is None else {"copy.written": figures}
@@ -63,14 +69,14 @@ def before(job: Job, run: Run, *, listener: Listener) -> dict[str, Array]:
             found[name] = baselines.frozen(vectors[0], train_gold, vectors[1], kind=kind, outputs=width)
     if evaluation.base_model and job.source is not None:
         listener(Stage("baseline", METHODS["base"]))
-        found["base"] = outputs(model, held, layout, answer=task.answer(layout), max_tokens=budget)
+        found["base"] = outputs(model, held, layout, answer=task.answer(layout), max_tokens=budget, combine=combining(task, parts["test"]))
         texts = written.write(job, "test")
         write_jsonl(run.folder / "predictions" / "before.jsonl", [{"text": t} for t in texts])
         figures = written.figures(job, "test", texts)
         if figures is not None:
             found["base.written"] = figures
-        for name, values in probes.measure(job).items():
-            found[f"base.probe.{name}"] = values
+    if job.source is not None:
+        found |= {f"{PROBE}{name}": values for name, values in probes.measure(job).items()}
     found = {name: np.ascontiguousarray(value, dtype=np.float64) for name, value in found.items()}
     write_atomic(path, lambda p: save_file(found, p))
     return found
@@ -81,7 +87,10 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     evaluation, task, test = job.resolved.recipe.evaluation, job.task, job.data.prepared.parts["test"]
     listener(Stage("evaluate", f"{len(test)} test rows"))
     layout = job.loaded.layout
-    answers = outputs(job.loaded.model, job.tokens["test"], layout, answer=task.answer(layout), max_tokens=evaluation.max_tokens)
+    answers = outputs(
+        job.loaded.model, job.tokens["test"], layout, answer=task.answer(layout), max_tokens=evaluation.max_tokens,
+        combine=combining(task, test),
+    )  # fmt: skip
     gold = task.gold(test)
     everything = {name: measured[name] for name in METHODS if name in measured} | {"model": answers}
     scores = {name: with_intervals(task.scores, gold, values, resamples=evaluation.bootstrap) for name, values in everything.items()}
@@ -101,7 +110,7 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         "text_pair": job.resolved.recipe.data.text_pair,
         "head": job.resolved.recipe.model.head,
     }
-    elsewhere = _elsewhere(job, measured)
+    elsewhere = probes.scored(job, {n.removeprefix(PROBE): v for n, v in measured.items() if n.startswith(PROBE)})
     facts = {
         "metric": job.plan.metric,
         "test_rows": len(test),
@@ -109,6 +118,7 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         "own_scores": written.own_names(job),
         "methods": scores,
         "probes": elsewhere,
+        "stages": stages.matrix(run.lines(stages.FILE)),
     }
     write_json(run.folder / "scores.json", facts)
     write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
@@ -117,23 +127,16 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     _save_model(job, run, state)
     write_jsonl(run.folder / "data" / "quarantine.jsonl", [q._asdict() for q in job.data.prepared.quarantined])
     best = scores["model"][job.plan.metric]
+    failed = probes.failures(evaluation.fail_if, elsewhere)
     run.record(
-        score={"metric": job.plan.metric, **best}, weights_sha256={p.name: sha256(p) for p in sorted(run.model.glob("*.safetensors"))}
+        score={"metric": job.plan.metric, **best},
+        weights_sha256={p.name: sha256(p) for p in sorted(run.model.glob("*.safetensors"))},
+        good=not failed,
+        failed=failed,
     )
     write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
     write_text(run.report, render(_story(job, run), task=task, gold=gold, outputs=answers, records=test))
     return scores
-
-
-def _elsewhere(job: Job, measured: dict[str, Array]) -> dict[str, dict[str, dict[str, Score]]]:
-    """Probe -> before and after -> scores."""
-    task, resamples = job.task, job.resolved.recipe.evaluation.bootstrap
-    found: dict[str, dict[str, dict[str, Score]]] = {}
-    for name, figures in probes.measure(job).items():
-        gold = task.gold(job.probes[name].records)
-        sides = {"base": measured.get(f"base.probe.{name}"), "model": figures}
-        found[name] = {s: with_intervals(task.scores, gold, v, resamples=resamples) for s, v in sides.items() if v is not None}
-    return found
 
 
 def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
@@ -141,7 +144,8 @@ def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
     temporary = run.folder / ".model.part"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        save(job.loaded, temporary, task=state, base=_base_of(job, run))
+        beside = job.task.files(job.loaded.trunk.config, job.plan.max_length) if hasattr(job.task, "files") else {}
+        save(job.loaded, temporary, task=state, base=_base_of(job, run), files=beside)
         shutil.rmtree(run.model, ignore_errors=True)
         temporary.rename(run.model)
     except (OSError, SafetensorError) as error:

@@ -11,6 +11,7 @@ from luthier.models.batch import Batch
 from luthier.models.forward import Layout
 from luthier.recipe.sections import Training
 from luthier.training.batches import UpdateStream
+from luthier.training.curriculum import Course
 
 
 def stream(
@@ -21,8 +22,9 @@ def stream(
     layout: Layout,
     *,
     above: Callable[[Batch], Batch] | None = None,
+    course: Course | None = None,
 ) -> UpdateStream:
-    """Every update over the training part; `above` lays beside a batch what its frozen layers give."""
+    """Every update over the training part; `above` lays beside a batch what its frozen layers give, `course` orders the rows."""
     return UpdateStream(
         tokens.examples(),
         task.targets(records),
@@ -33,4 +35,5 @@ def stream(
         padded=layout.kind == "padded",
         alter=task.alter if task.alters else None,
         above=above,
+        course=course,
     )

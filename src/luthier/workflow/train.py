@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from luthier.errors import Interrupted, RecipeError, RunError
+from luthier.errors import Interrupted, RunError
 from luthier.models.source import fingerprint
 from luthier.recipe import Recipe, Resolved, dump, load_recipe
 from luthier.runs.store import Run, create, now
-from luthier.security.artifacts import sha256, write_json, write_text
+from luthier.security.artifacts import write_json, write_text
 from luthier.workflow.build import Job, build
 from luthier.workflow.events import Listener, silent
 from luthier.workflow.fit import Fit, weights_digest
+from luthier.workflow.lineage import recipe_of as recipe_of
+from luthier.workflow.lineage import refuse_changed_data as refuse_changed_data
 from luthier.workflow.record import after, before
 
 PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn", "pyarrow")
@@ -42,7 +42,7 @@ def start(resolved: Resolved, *, parent: str | None = None, listener: Listener =
             started=now(),
             name=resolved.name,
             recipe_folder=str(resolved.folder),
-            parent=parent,
+            parent=parent or (job.origin.id if job.origin else None),
             prompt=getattr(resolved.recipe.task, "prompt", None),
             base=fingerprint(job.source, job.loaded.commit) if job.source else {"from_scratch": resolved.recipe.training.seed},
             versions=versions(),
@@ -99,28 +99,6 @@ def reproduce(run: Run, *, listener: Listener = silent) -> tuple[Run, dict[str, 
         "score": {"before": facts["score"], "again": new["score"]},
         "versions": {k: (v, new["versions"].get(k)) for k, v in facts["versions"].items() if new["versions"].get(k) != v},
     }
-
-
-def recipe_of(run: Run) -> Resolved:
-    """The recipe a run was made by, with its paths where they were and its base model at the same commit."""
-    facts = run.facts
-    try:
-        raw = yaml.safe_load((run.folder / "recipe.yaml").read_text(encoding="utf-8"))
-        loaded = load_recipe(raw)
-    except (OSError, ValueError, yaml.YAMLError, RecipeError) as error:
-        raise RunError(f"recipe.yaml cannot be read: {error}", where=str(run.folder)) from None
-    if facts["base"].get("revision"):
-        loaded.recipe.model.revision = facts["base"]["revision"]
-    return Resolved(loaded.recipe, Path(facts["recipe_folder"]), facts["name"], dict.fromkeys(loaded.sources, f"run {run.id}"))
-
-
-def refuse_changed_data(run: Run) -> None:
-    """Raise RunError when a data file of the run is gone or not what it was."""
-    for name, digest in run.facts["data"]["files"].items():
-        path = Path(name)
-        if not path.is_file() or sha256(path) != digest:
-            what = "has changed since the run began" if path.is_file() else "is gone"
-            raise RunError(f"{name} {what}", where=str(run.folder), remedy="put it back, or train a new run")
 
 
 def _refuse_unfinished(run: Run) -> None:

@@ -1,0 +1,1 @@
+"""The options of each way to protect old skills, torch-free."""

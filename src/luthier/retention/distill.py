@@ -1,0 +1,134 @@
+"""Distillation from the starting model: it goes on answering as it did (Li and Hoiem 2016, Learning without Forgetting).
+
+    strength T^2 KL(start || now)
+
+a mean over the rows of a batch, or over the graded places of token tasks, on the training batch or on replay rows. The
+starting model is this one with the starting values of what trains put in for a moment, in eval mode: with adapters these are a
+few megabytes, so that no second model is held. A head that starts at random has no answers worth keeping; then the
+last hidden states stay alike, by half their mean squared difference (Jung et al. 2016, Less-forgetting Learning, eq. 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from torch import Tensor, nn
+
+from luthier.inference.predict import evaluating
+from luthier.models.batch import Batch
+from luthier.models.forward import hidden_states, place_logits, pooled_logits, trunk_of
+from luthier.models.language import graded, head_of
+from luthier.recipe.retention.distill import DistillOptions
+from luthier.retention import divergence
+from luthier.retention.retention import Retention, Start, fresh_names, has_learned_tokens, moving, remember
+
+PLACES = ("causal", "pairs", "masked")
+"""Heads over the vocabulary."""
+CLASSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "single_label_classification": divergence.of_classes,
+    "multi_label_classification": divergence.of_labels,
+    "regression": divergence.of_numbers,
+}
+
+
+class Distill(Retention):
+    """The way."""
+
+    remembers = "values"
+    copies = 1
+    options: DistillOptions
+
+    def refusal(self, start: Start) -> str | None:
+        """The starting model must have something to say, and training must be able to change it."""
+        if has_learned_tokens(start.loaded):
+            return f"the tokens of {start.method.name} start at random: the model with them is not the one to stay alike"
+        if self.options.on == "logits" and (reason := _no_answers(start)):
+            return f"{reason}; set on: hidden"
+        trunk = trunk_of(start.loaded.model)
+        if self._kind(start) == "hidden" and not any(p.requires_grad for p in trunk.parameters()):
+            return "only the head trains, so that hidden states stay as they are without it"
+        return None
+
+    def begin(self, start: Start) -> None:
+        """Remember the starting values of what trains."""
+        self.start, self.step, self.on = start, 0, self._kind(start)
+        self.values = remember(moving(start.loaded.model))
+
+    def before_update(self, step: int) -> None:
+        """Other replay rows for each update."""
+        self.step = step
+
+    def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """The divergence of the batch, or of as many replay rows."""
+        start = self.start
+        if start.rows is not None:
+            padded = start.loaded.layout.kind == "padded"
+            batch = start.rows.drawn(batch.rows, seed=self.seed, step=self.step, max_tokens=start.max_tokens, padded=padded)
+            batch = batch.to(next(model.parameters()).device)
+        if self.on == "hidden":
+            found, count = self._of_hidden(model, batch)
+        elif start.loaded.head.kind in PLACES:
+            found, count = self._of_places(model, batch)
+        else:
+            found, count = self._of_rows(model, batch)
+        return None if found is None else self.options.strength * found / count
+
+    def _kind(self, start: Start) -> Literal["logits", "hidden"]:
+        if self.options.on != "auto":
+            return self.options.on
+        return "hidden" if _no_answers(start) else "logits"
+
+    def _of_hidden(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, int]:
+        layout = self.start.loaded.layout
+        with self._as_it_began(model):
+            before = hidden_states(model, batch, layout).float()
+        now = hidden_states(model, batch, layout).float()
+        return (now - before).square().sum() / 2, now.numel()
+
+    def _of_rows(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, int]:
+        loaded = self.start.loaded
+        with self._as_it_began(model):
+            before = pooled_logits(model, batch, loaded.layout).float()
+        now = pooled_logits(model, batch, loaded.layout).float()
+        return CLASSES[loaded.head.problem_type or ""](now, before, self.options.temperature), len(now)
+
+    def _of_places(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, int]:
+        layout, heat = self.start.loaded.layout, self.options.temperature
+        places, _ = graded(batch)
+        if not len(places):
+            return None, 0
+        if self.start.loaded.head.kind == "masked":
+            with self._as_it_began(model):
+                before = place_logits(model, batch, layout, places).float()
+            return divergence.of_classes(place_logits(model, batch, layout, places).float(), before, heat), len(places)
+        with self._as_it_began(model):
+            states, head = hidden_states(model, batch, layout).index_select(0, places), head_of(model)
+            head = head._replace(weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
+        now = hidden_states(model, batch, layout).index_select(0, places)
+        return divergence.of_tokens(now, head_of(model), states, head, heat), len(places)
+
+    @contextmanager
+    def _as_it_began(self, model: nn.Module) -> Iterator[None]:
+        """The starting model, without gradients or dropout, while inside."""
+        parameters = dict(model.named_parameters())
+        now = {n: parameters[n].data for n in self.values}
+        try:
+            for name, value in self.values.items():
+                parameters[name].data = value
+            with evaluating(model):
+                yield
+        finally:
+            for name, data in now.items():
+                parameters[name].data = data
+
+
+def _no_answers(start: Start) -> str | None:
+    """Why the head's answers at the start are not worth keeping; None where they are."""
+    head = start.loaded.head
+    if head.kind not in PLACES and (head.kind != "classes" or head.problem_type not in CLASSES):
+        return f"the answers of a {head.kind} head are not compared here"
+    if fresh_names(start.loaded):
+        return "the head starts at random, and its answers with it"
+    return None

@@ -1,0 +1,167 @@
+"""Several tasks in one model: the same loss and gradient as each alone, one pass for a text of both, and a folder that answers again."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+import luthier
+from luthier.errors import RecipeError
+from luthier.models.forward import hidden_states
+from luthier.models.several import member, part_of, ready
+from luthier.recipe import load_recipe
+from luthier.runs.store import Run
+from luthier.workflow.build import build
+from luthier.workflow.events import Stepped
+from luthier.workflow.stream import stream
+from tests import tiny
+
+
+@pytest.fixture
+def two(recipe, tmp_path):
+    """Two labels a text: its mood, and whether it is long."""
+    path = tmp_path / "two.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "size"])
+        writer.writerows([t, label, "long" if len(t.split()) > 7 else "short"] for t, label in tiny.moods_rows(160))
+    recipe["data"]["train"] = str(path)
+    recipe["task"] = {
+        "type": "multitask",
+        "tasks": {"mood": "classification", "size": {"type": "classification", "data": {"label": "size"}, "weight": 0.5}},
+    }
+    recipe["evaluation"]["baselines"] = []
+    return recipe
+
+
+def test_the_loss_is_that_of_each_task_alone(two):
+    job = build(load_recipe(two))
+    model, layout = job.loaded.model.eval(), job.loaded.layout
+    batch = next(
+        iter(stream(job.tokens["train"], job.data.prepared.parts["train"], job.task, job.resolved.recipe.training, layout))
+    ).batches[0]
+    assert {"of.mood", "of.size"} <= set(batch.layers)
+    found = job.task.loss(layout)(model, batch)
+    states = hidden_states(model, batch, layout)
+    alone = 0.0
+    for name, weight in (("mood", 1.0), ("size", 0.5)):
+        pooled = states[batch.segments.starts]
+        logits = model.head[name](pooled)
+        alone = alone + weight * torch.nn.functional.cross_entropy(logits, batch.targets[f"{name}.labels"], reduction="sum")
+    assert found.weight == batch.segments.count
+    assert abs(float(found.sum.detach()) - float(alone.detach())) < 1e-4
+    found.sum.backward()
+    mine = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    alone.backward()
+    theirs = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_a_task_sees_its_own_segments_alone(two):
+    two["curriculum"] = {"type": "mixture", "mixing": "uniform"}
+    job = build(load_recipe(two))
+    layout, model = job.loaded.layout, job.loaded.model.eval()
+    updates = stream(
+        job.tokens["train"], job.data.prepared.parts["train"], job.task, job.resolved.recipe.training, layout, course=job.course
+    )
+    batch = next(iter(updates)).batches[0]
+    places = [set(member(batch, n).tolist()) for n in ("mood", "size")]
+    assert all(places)
+    assert not places[0] & places[1]
+    own, where = part_of(batch, "size", member(batch, "size"))
+    states = hidden_states(model, batch, layout)
+    alone = hidden_states(model, own, layout)
+    assert torch.allclose(states[where], alone, atol=1e-5)
+    assert torch.equal(own.input_ids, batch.input_ids[where])
+    assert torch.allclose(hidden_states(ready(model, "size", states[where]), own, layout), alone, atol=1e-5)
+
+
+def test_it_trains_and_answers_again(two):
+    two["training"] |= {"epochs": 20}
+    run = luthier.train(two)
+    scores = run.scores["methods"]["model"]
+    assert scores["mood.accuracy"]["value"] > 0.6
+    assert abs(scores["mean"]["value"] - (scores["mood.accuracy"]["value"] + scores["size.accuracy"]["value"]) / 2) < 1e-9
+    (said,) = luthier.predict(run, [tiny.moods_rows(1)[0][0]])
+    assert set(said) == {"mood", "size"}
+    assert said["size"]["label"] in ("long", "short")
+    again = luthier.evaluate(run)[0] if isinstance(luthier.evaluate(run), tuple) else luthier.evaluate(run)
+    assert again["mood.accuracy"]["value"] == scores["mood.accuracy"]["value"]
+
+
+def test_uncertainty_is_learned_and_saved(two):
+    two["task"]["weighing"] = "uncertainty"
+    run = luthier.train(two)
+    from safetensors.torch import load_file
+
+    kept = load_file(run.model / "head.safetensors")
+    moved = [float(v) for n, v in kept.items() if n.startswith("log_variance")]
+    assert len(moved) == 2
+    assert any(abs(v) > 1e-4 for v in moved)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "replay"])
+def test_stages_are_measured(two, kind):
+    two["curriculum"] = {"type": kind, "order": ["size", "mood"]}
+    run = luthier.train(two)
+    found = run.scores["stages"]
+    assert found["stages"] == ["size", "mood"]
+    assert len(found["scores"]["size"]) == 2
+    assert abs(found["backward_transfer"] - (found["scores"]["size"][1] - found["scores"]["size"][0])) < 1e-9
+    assert "forward_transfer" in found
+    assert "Stage by stage" in run.report.read_text(encoding="utf-8")
+
+
+def test_a_stopped_sequence_goes_on_to_the_same_weights(two, tmp_path):
+
+    two["curriculum"] = "sequential"
+    whole = luthier.train(two)
+
+    class Stop(Exception):
+        pass
+
+    def stop(event):
+        if isinstance(event, Stepped) and event.report.step == whole.facts["plan"]["total_updates"] - 2:
+            raise Stop
+
+    two["checkpoints"] = {"every_steps": 1}
+    two["output"] = {**two["output"], "name": "again"}
+    with pytest.raises(Stop):
+        luthier.train(two, listener=stop)
+    (folder,) = (tmp_path / "runs").glob("again*")
+    resumed = luthier.resume(Run(folder))
+    assert resumed.facts["weights_sha256"] == whole.facts["weights_sha256"]
+    assert resumed.scores["stages"] == whole.scores["stages"]
+
+
+def test_tasks_that_cannot_share_a_model_are_refused(two):
+    two["task"]["tasks"]["mood"] = "causal"
+    with pytest.raises(RecipeError, match="cannot share one model"):
+        luthier.train(two)
+
+
+@pytest.mark.parametrize("way", ["l2sp", "ewc", "distill"])
+def test_what_was_learned_in_a_stage_is_held_and_a_stopped_sequence_goes_on(two, tmp_path, way):
+    two["curriculum"] = {"type": "sequential", "order": ["size", "mood"]}
+    plain = luthier.train(two)
+    two["retention"] = {"type": way, "strength": 1000.0}
+    two["output"] = {**two["output"], "name": "whole"}
+    whole = luthier.train(two)
+    assert whole.facts["weights_sha256"] != plain.facts["weights_sha256"]
+
+    class Stop(Exception):
+        pass
+
+    def stop(event):
+        if isinstance(event, Stepped) and event.report.step == whole.facts["plan"]["total_updates"] - 2:
+            raise Stop
+
+    two["checkpoints"] = {"every_steps": 1}
+    two["output"] = {**two["output"], "name": "again"}
+    with pytest.raises(Stop):
+        luthier.train(two, listener=stop)
+    (folder,) = (tmp_path / "runs").glob("again*")
+    assert luthier.resume(Run(folder)).facts["weights_sha256"] == whole.facts["weights_sha256"]
