@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,13 @@ def test_parts_keep_the_order_of_rows_whatever_their_length():
     assert (own, other, negative) == ([10, 20, 30], [10, 20, 30], [10])
     sizes = [batch.segments.lengths[p].tolist() for p in parts_of(batch)]
     assert sizes == [[1, 4, 5], [9, 4, 2], [3]]
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_texts_that_do_not_come_apart_are_refused_and_not_left_unlearned(last):
+    batch = collate([{"input_ids": [1, 2, 3], "near.part": [0, 1, last]}])
+    with pytest.raises(RecipeError, match="do not come apart"):
+        parts_of(replace(batch, layers={"part": batch.layers["near.part"]}))
 
 
 def test_learned_tokens_stand_before_every_text():

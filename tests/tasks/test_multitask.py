@@ -165,3 +165,17 @@ def test_what_was_learned_in_a_stage_is_held_and_a_stopped_sequence_goes_on(two,
         luthier.train(two, listener=stop)
     (folder,) = (tmp_path / "runs").glob("again*")
     assert luthier.resume(Run(folder)).facts["weights_sha256"] == whole.facts["weights_sha256"]
+
+
+def test_a_dynamic_mixture_follows_the_losses(two):
+    two["curriculum"] = {"type": "mixture", "mixing": "dynamic"}
+    two["training"]["epochs"] = 4
+    run = luthier.train(two)
+    counts: dict[int, float] = {}
+    for line in run.lines("log.jsonl"):
+        counts[line["epoch"]] = counts.get(line["epoch"], 0.0) + line["parts"].get("mood.examples", 0.0) * line["examples"]
+    assert round(counts[0]) == round(counts[1]), "the first epoch sets the measure"
+    losses = [(e["mood.loss"], e["size.loss"]) for e in run.lines("evaluations.jsonl")]
+    left = [losses[1][i] / losses[0][i] for i in (0, 1)]
+    assert left[0] != left[1]
+    assert abs(counts[2] - 2 * counts[0] * left[0] / sum(left)) < 2

@@ -10,17 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize, pad
 
+from luthier.errors import Fault, RecipeError
 from luthier.models.batch import PART, Batch, Loss
 
 
 def parts_of(batch: Batch) -> list[Tensor]:
-    """For each part its segments, in the order of the batch's rows: (examples,) for the first two, fewer where examples lack it."""
+    """For each part its segments, in the order of the batch's rows: (examples,) for the first two, fewer where examples lack it.
+
+    Raises RecipeError where a text and what belongs to it are one segment, so that nothing could be compared.
+    """
     part = batch.layers[PART][batch.segments.last]
     rows = torch.tensor(batch.rows, device=part.device)
     found = []
     for number in range(int(part.max()) + 1):
         places = (part == number).nonzero().squeeze(1)
         found.append(places[rows[places].argsort(stable=True)])
+    if len(found) < 2 or not len(found[0]) or len(found[0]) != len(found[1]):
+        fault = Fault(
+            "the texts of an example do not come apart in this batch", "task", "train the embedding alone, not as one of several tasks"
+        )
+        raise RecipeError([fault])
     return found
 
 

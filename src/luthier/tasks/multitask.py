@@ -132,6 +132,11 @@ class Multitask:
         return int(self.first.rate_width)
 
     @property
+    def head_rate(self) -> dict[str, float]:
+        """How many times as fast the heads learn whose tasks say so."""
+        return {f"{n}.": float(t.head_rate) for n, t in self.tasks.items() if hasattr(t, "head_rate")}
+
+    @property
     def metric(self) -> str:
         """The score by which checkpoints are compared where the recipe names none."""
         return "loss" if self.shared else "mean"

@@ -27,7 +27,9 @@ CHUNK = 1 << 22
 """Scores held at once."""
 
 
-def figures(score: Callable[[slice], Array], relevant: Sequence[NDArray[np.int64]], *, texts: int, left_out: Sequence[int] | NDArray[np.int64] = ()) -> Array:
+def figures(
+    score: Callable[[slice], Array], relevant: Sequence[NDArray[np.int64]], *, texts: int, left_out: Sequence[int] | NDArray[np.int64] = ()
+) -> Array:
     """For each query 1 (0 where no text is right), then a figure for each of `NAMES`, (queries, 6).
 
     `score(rows)` gives the scores of some queries, (rows, texts); `relevant` the right texts of each query; `left_out` a

@@ -26,7 +26,7 @@ class Course:
     epochs: int
     stages: tuple[str, ...] = ()
     observe: Callable[[Mapping[str, float]], None] = lambda losses: None
-    """Told at the end of an epoch the mean loss of each stream in it."""
+    """Told at the end of an epoch the loss of each stream on the validation part."""
     state: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, epoch: int) -> int:
@@ -104,7 +104,7 @@ def _mixture(section: Curriculum, rows: dict[str, list[int]], epochs: int, seed:
     """Every epoch as many examples as there are rows, of each stream its share.
 
     `temperature`: shares go as n^(1/T) (Raffel et al. 2020, sec. 3.5.2). `dynamic`: as n * l / l0 from the second epoch
-    on, l being the stream's loss in the epoch before, l0 that in the first: what has learned least comes most.
+    on, l being the stream's validation loss after the epoch before, l0 that after the first: what has learned least comes most.
     """
     size = sum(map(len, rows.values()))
     base: dict[str, float]

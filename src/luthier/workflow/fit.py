@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,9 +168,10 @@ class Fit:
         the head's is not.
         """
         layers, method = layer_rates(self.model, self.options.layer_decay), self.job.method
-        heads = tuple(f"{n}." for n in head_modules(self.model)) if hasattr(self.job.task, "head_rate") else ()
-        faster = getattr(self.job.task, "head_rate", 1.0) / method.rate_factor
-        return lambda name: method.rate_scale(name) * layers(name) * (faster if name.startswith(heads) else 1.0)
+        wanted = getattr(self.job.task, "head_rate", {})
+        own = wanted if isinstance(wanted, Mapping) else {"": wanted}  # of several heads, each one's by its name
+        faster = {f"{h}.{n}": rate / method.rate_factor for h in head_modules(self.model) for n, rate in own.items()}
+        return lambda name: method.rate_scale(name) * layers(name) * next((r for n, r in faster.items() if name.startswith(n)), 1.0)
 
     def _moved(self) -> None:
         self.job.method.after_update(self.model, self.progress.step, self.job.plan.total_updates)
@@ -228,7 +229,7 @@ class Fit:
             file.write(json.dumps(line) + "\n")
         progress.evaluation_bytes = path.stat().st_size
         self.listener(Evaluated(step, line, metric, better))
-        self.job.course.observe({n: v for n, v in scores.items() if n.endswith(".loss")})
+        self.job.course.observe({n.removesuffix(".loss"): v for n, v in scores.items() if n.endswith(".loss")})
         if self.schedule.observe(scores["loss"]):
             self.listener(Note(f"validation loss stands still: the learning rate is lowered after update {step}"))
         if progress.gap > self.options.gap_warning and not self._gap_told:

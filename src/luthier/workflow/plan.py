@@ -93,6 +93,8 @@ def plan(
         resolved.infer("evaluation.metric", metric, f"the task, {data.task.kind}")
     if stages:
         _of_stages(resolved)
+    if resolved.recipe.curriculum.mixing == "dynamic" and resolved.recipe.evaluation.every != "epoch":
+        raise RecipeError([Fault("looks at the loss of every epoch", "curriculum.mixing", "set evaluation.every: epoch")])
     if training.max_steps is not None and sum(stages) > total:
         raise RecipeError([Fault("would end before the last stage", "training.max_steps", "take it out, or set training.epochs")])
     return Plan(epochs, per_epoch, total, rate, length, metric, stages), order

@@ -21,5 +21,5 @@ class ParsingOptions(TaskOptions):
     label_width: Annotated[int, Field(gt=0)] = Field(100, description="the same, for the relation of an arc")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.33, description="dropout in the head; the model's own is model.dropout")
     head_rate: Annotated[float, Field(gt=0)] = Field(
-        5.0, description="the head, which is new, learns so many times as fast as a whole model"
+        10.0, description="the head, which is new, learns so many times as fast as a whole model"
     )
