@@ -19,7 +19,16 @@ from luthier.workflow.events import Note
 from tests import tiny
 from tests.recipe.language_cases import CASES
 
-ARCHITECTURES = {"causal": "llama", "chat": "llama", "text2text": "t5", "masked": "bert", "span": "bert", "tagging": "bert", "parsing": "bert", "embedding": "bert"}
+ARCHITECTURES = {
+    "causal": "llama",
+    "chat": "llama",
+    "text2text": "t5",
+    "masked": "bert",
+    "span": "bert",
+    "tagging": "bert",
+    "parsing": "bert",
+    "embedding": "bert",
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,9 @@ def world(tmp_path_factory) -> Path:
         for i, t in enumerate(texts)
     ]  # fmt: skip
     kinds = ["BAD" if i % 4 else "GOOD" for i in range(len(texts))]
-    tagged = [{"words": t.split(), "tags": [f"{'I' if j else 'B'}-{k}" for j in range(len(t.split()))]} for t, k in zip(texts, kinds, strict=True)]
+    tagged = [
+        {"words": t.split(), "tags": [f"{'I' if j else 'B'}-{k}" for j in range(len(t.split()))]} for t, k in zip(texts, kinds, strict=True)
+    ]
     (folder / "tagged.jsonl").write_text("\n".join(map(json.dumps, tagged)))
     trees = [
         {"words": t.split(), "others": t.split()[::-1], "head": list(range(len(t.split()))), "deprel": [("nmod:poss", "nmod")[len(w) % 2] for w in t.split()]}
