@@ -80,7 +80,7 @@ def test_the_section_is_read_like_that_of_the_method():
     assert load_recipe({"data": "x.csv"}).recipe.retention.type == "none"
     for section, said in (
         ("l2ps", "did you mean l2sp"),
-        ({"type": "ewc"}, "retention.data: is missing"),
+        ({"type": "ewc", "rows": 0}, "retention.rows"),
         ({"type": "distill", "temprature": 1}, "did you mean retention.temperature"),
         ({"type": "soup", "weight": 1.5}, "retention.weight"),
     ):

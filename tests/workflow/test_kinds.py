@@ -223,7 +223,7 @@ ARCHITECTURES = {"causal": "llama", "chat": "llama", "masked": "bert", "text2tex
 def small(path: Path, tiny_model: Path) -> list[str]:
     """Overrides that put a tiny model in place of the recipe's own."""
     task = load_recipe(path).recipe.task.type
-    if task in ("classification", "span", "tagging", "parsing", "embedding"):
+    if task in ("classification", "span", "tagging", "parsing", "embedding", "multitask"):
         return [f"model.name={tiny_model}", "model.max_length=auto"]
     sizes = f"{{architecture: {ARCHITECTURES[task]}, vocabulary: 400, hidden_size: 16, layers: 1, heads: 2, context: 768}}"
     own = {"masked": [], "text2text": ["task.max_new_tokens=4", "task.max_target=380"]}.get(task, ["task.max_new_tokens=4"])
