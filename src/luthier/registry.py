@@ -91,6 +91,7 @@ TASKS = Registry(
     "task",
     {
         "classification": "luthier.tasks.classification:Classification",
+        "few_shot": "luthier.tasks.few_shot:FewShot",
         "causal": "luthier.tasks.causal:Causal",
         "masked": "luthier.tasks.masked:Masked",
         "span": "luthier.tasks.span:Span",
@@ -98,14 +99,16 @@ TASKS = Registry(
         "parsing": "luthier.tasks.parsing:Parsing",
         "text2text": "luthier.tasks.text2text:Text2Text",
         "chat": "luthier.tasks.chat:Chat",
+        "preference": "luthier.tasks.preference:Preference",
         "embedding": "luthier.tasks.embedding:Embedding",
-        "multitask": "luthier.tasks.multitask:Multitask",
+        "multitask": "luthier.tasks.multitask:multitask",
     },
 )
 TASK_OPTIONS = Registry(
     "task_options",
     {
         "classification": "luthier.recipe.tasks.classification:ClassificationOptions",
+        "few_shot": "luthier.recipe.tasks.few_shot:FewShotOptions",
         "causal": "luthier.recipe.tasks.causal:CausalOptions",
         "masked": "luthier.recipe.tasks.masked:MaskedOptions",
         "span": "luthier.recipe.tasks.span:SpanOptions",
@@ -113,6 +116,7 @@ TASK_OPTIONS = Registry(
         "parsing": "luthier.recipe.tasks.parsing:ParsingOptions",
         "text2text": "luthier.recipe.tasks.text2text:Text2TextOptions",
         "chat": "luthier.recipe.tasks.chat:ChatOptions",
+        "preference": "luthier.recipe.tasks.preference:PreferenceOptions",
         "embedding": "luthier.recipe.tasks.embedding:EmbeddingOptions",
         "multitask": "luthier.recipe.tasks.multitask:MultitaskOptions",
     },

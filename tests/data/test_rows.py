@@ -50,6 +50,19 @@ def test_every_format_plain_and_gzipped(tmp_path, name, packed):
     assert not found.quarantined
 
 
+def test_lines_that_begin_with_their_label(tmp_path):
+    """TREC's form has levels, fastText's a mark and several labels; a line without text is quarantined."""
+    path = tmp_path / "a.txt"
+    path.write_text("NUM:date When was it ?\n\n__label__good fine: really\nHUM:ind\n__label__a __label__b both\n", encoding="utf-8")
+    found = read(path, format="labelled")
+    assert [r.values for r in found.rows] == [
+        {"text": "When was it ?", "label": "NUM:date", "coarse": "NUM"},
+        {"text": "fine: really", "label": "good", "coarse": "good"},
+        {"text": "both", "label": "a b", "coarse": "a b"},
+    ]
+    assert [(q.line, q.reason) for q in found.quarantined] == [(4, "has no text after its label")]
+
+
 @pytest.mark.parametrize(("encoding", "mark"), [("utf-8-sig", "utf-8-sig"), ("utf-16", "utf-16"), ("cp1252", "cp1252"), ("latin-1", "")])
 def test_encodings_are_told(tmp_path, encoding, mark):
     path = tmp_path / "a.csv"

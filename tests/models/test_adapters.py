@@ -360,6 +360,7 @@ def test_what_fits_where_is_in_the_docs(world):
     """The table of methods and tasks, as the models themselves answer it. LUTHIER_WRITE_DOCS=1 writes it anew."""
     heads = {
         "classification": ("bert", Head("classes", 3, ("a", "b", "c"))),
+        "few_shot": ("bert", Head("classes", 3, ("a", "b", "c"), "single_label_classification", pooling="mean")),
         "tagging": ("bert", Head("words", 3, ("a", "b", "c"))),
         "parsing": ("bert", Head("module", module=mlp_of)),
         "span": ("bert", Head("span")),
@@ -368,6 +369,7 @@ def test_what_fits_where_is_in_the_docs(world):
         "masked": ("bert", Head("masked")),
         "causal": ("llama", Head("causal")),
         "chat": ("llama", Head("causal")),
+        "preference": ("llama", Head("causal")),
         "text2text": ("t5", Head("pairs")),
     }
     kinds = {task: family for task, (family, _) in heads.items()}

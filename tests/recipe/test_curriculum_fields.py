@@ -30,7 +30,7 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "selection": ({"type": "replay", "reservoir": 20}, "balanced"),
 }
 TASKS: dict[str, Any] = {"weighing": "uncertainty", "tasks": None, "type": None}
-MEMBER = {"data": {"label": "other"}, "weight": 3.0, "options": None, "type": None}
+MEMBER = {"data": {"label": "other"}, "weight": 3.0, "metric": "f1_macro", "options": None, "type": None}
 
 
 @pytest.fixture
@@ -80,6 +80,17 @@ def test_a_field_of_a_task_changes_what_is_learned(three, name):
     changed["task"]["tasks"]["size"][name] = MEMBER[name]
     losses = [[line["loss"] for line in luthier.train(r).lines("log.jsonl")] for r in (three, changed)]
     assert losses[0] != losses[1]
+
+
+def test_a_tasks_main_score_changes_the_mean(three):
+    changed = copy.deepcopy(three)
+    changed["task"]["tasks"]["size"]["metric"] = MEMBER["metric"]
+    means = [build(load_recipe(r)) for r in (three, changed)]
+    assert [job.task.mains["size"] for job in means] == ["accuracy", "f1_macro"]
+    run = luthier.train(changed)
+    scores = {n: s["value"] for n, s in run.scores["methods"]["model"].items()}
+    assert scores["mean"] == pytest.approx((scores["mood.accuracy"] + scores["size.f1_macro"] + scores["few.accuracy"]) / 3)
+    assert run.scores["mains"] == ["mood.accuracy", "size.f1_macro", "few.accuracy"]
 
 
 def test_weighing_changes_what_is_learned(three):

@@ -131,6 +131,8 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "data.columns": (["text", "label", "a", "b", "c", "d", "e"], "error", ["data.train={folder}/headless.csv"]),
     "data.label_separator": ("|", "task", ["data.label=several"]),
     "data.exclude": ({"label": ["odd"]}, "summary", []),
+    "data.only": ({"label": ["positive", "negative"]}, "summary", []),
+    "data.group": ("number", "log", []),
     "data.duplicates": ("drop", "summary", []),
     "data.limit": (20, "summary", []),
     "data.max_bad_share": (0.01, "error", ["data.train={folder}/bad.csv"]),
@@ -193,9 +195,9 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "output.folder": ("elsewhere", "place", []),
     "output.name": ("another", "place", []),
 }  # fmt: skip
-ELSEWHERE = {"model.revision", "model.double_quantization", "evaluation.earlier_probe"}
+ELSEWHERE = {"data.earlier", "model.revision", "model.double_quantization", "evaluation.earlier_probe"}
 """Proven by tests of their own: one below, for it needs a hub id; one in tests/models/test_quantize.py, for it needs wider layers;
-one in tests/workflow/test_probes.py, for it needs an earlier run."""
+those that need an earlier run in tests/workflow/test_probes.py and tests/workflow/test_continual.py."""
 
 
 def test_no_field_is_missing():

@@ -22,6 +22,7 @@ from tests.recipe.language_cases import CASES
 ARCHITECTURES = {
     "causal": "llama",
     "chat": "llama",
+    "preference": "llama",
     "text2text": "t5",
     "masked": "bert",
     "span": "bert",
@@ -61,6 +62,11 @@ def world(tmp_path_factory) -> Path:
         for i, t in enumerate(texts)
     ]  # fmt: skip
     (folder / "paired.jsonl").write_text("\n".join(map(json.dumps, paired)))
+    preferred = [
+        {"prompt": t, "chosen": f"so {t.split()[0]}", "rejected": t.split()[-1], "better": f"very {t}", "completion": t.split()[0], "label": i % 2 == 0, "rating": i % 5}
+        for i, t in enumerate(texts)
+    ]  # fmt: skip
+    (folder / "preferred.jsonl").write_text("\n".join(map(json.dumps, preferred)))
     (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
     (folder / "more.txt").write_text("\n\n".join(texts))
     return folder
@@ -72,6 +78,8 @@ def base(task: str, world: Path) -> dict[str, Any]:
         data = {"train": str(world / "text.txt"), "separator": "\n---\n"}
     if task == "tagging":
         data = {"train": str(world / "tagged.jsonl")}
+    if task == "preference":
+        data = {"train": str(world / "preferred.jsonl"), "max_bad_share": 0.2}
     if task == "parsing":
         data = {"train": str(world / "trees.jsonl")}
     if task == "embedding":
@@ -122,7 +130,7 @@ def observe(recipe: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_no_field_is_missing():
     walked = {(task, f"task.{name}") for task in ARCHITECTURES for name in TASK_OPTIONS.load(task).model_fields}
     assert walked == {case for case in CASES if case[1].startswith("task.")}
-    others = {"classification", "multitask"}  # test_every_field_takes_effect.py, test_curriculum_fields.py
+    others = {"classification", "few_shot", "multitask"}  # test_every_field_takes_effect.py, test_few_shot.py, test_curriculum_fields.py
     assert set(TASK_OPTIONS.names()) == {*others, *ARCHITECTURES}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import luthier
 from luthier.errors import RecipeError
-from luthier.models.forward import hidden_states
+from luthier.models.forward import hidden_states, pool
 from luthier.models.several import member, part_of, ready
 from luthier.recipe import load_recipe
 from luthier.runs.store import Run
@@ -143,11 +144,12 @@ def test_tasks_that_cannot_share_a_model_are_refused(two):
         luthier.train(two)
 
 
-@pytest.mark.parametrize("way", ["l2sp", "ewc", "distill"])
-def test_what_was_learned_in_a_stage_is_held_and_a_stopped_sequence_goes_on(two, tmp_path, way):
+@pytest.mark.parametrize(("way", "method"), [("l2sp", "full"), ("l2sp", "lora"), ("ewc", "full"), ("distill", "full"), ("soup", "full")])
+def test_what_was_learned_in_a_stage_is_held_and_a_stopped_sequence_goes_on(two, tmp_path, way, method):
     two["curriculum"] = {"type": "sequential", "order": ["size", "mood"]}
+    two["method"] = method
     plain = luthier.train(two)
-    two["retention"] = {"type": way, "strength": 1000.0}
+    two["retention"] = {"type": way, **({"weight": 0.5} if way == "soup" else {"strength": 1000.0})}
     two["output"] = {**two["output"], "name": "whole"}
     whole = luthier.train(two)
     assert whole.facts["weights_sha256"] != plain.facts["weights_sha256"]
@@ -165,6 +167,59 @@ def test_what_was_learned_in_a_stage_is_held_and_a_stopped_sequence_goes_on(two,
         luthier.train(two, listener=stop)
     (folder,) = (tmp_path / "runs").glob("again*")
     assert luthier.resume(Run(folder)).facts["weights_sha256"] == whole.facts["weights_sha256"]
+
+
+def test_heads_of_earlier_stages_go_on_answering_alike(two):
+    """T^2 KL of the head that has learned, for the rows of both tasks, and its gradient, against both models run by hand."""
+    two["curriculum"] = {"type": "sequential", "order": ["size", "mood"]}
+    two["retention"] = {"type": "distill", "strength": 3.0, "temperature": 2.0}
+    job = build(load_recipe(two))
+    model, layout, way = job.loaded.model.eval(), job.loaded.layout, job.retention
+    batch = next(
+        iter(stream(job.tokens["train"], job.data.prepared.parts["train"], job.task, job.resolved.recipe.training, layout))
+    ).batches[0]
+    way.begin(job.start)
+    assert way.penalty(model, batch) is None, "no head has learned"
+    way.turn(job.start, "size", lambda: [])
+    old = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(p.shape)))
+
+    def answers(of):
+        return of.head["size"](pool(hidden_states(of, batch, layout), batch.segments, layout.pooling))
+
+    model.zero_grad()
+    way.penalty(model, batch).backward()
+    got = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    with torch.no_grad():
+        target = torch.softmax(answers(old) / 2.0, 1)
+    kl = torch.nn.functional.kl_div(torch.log_softmax(answers(model) / 2.0, 1), target, reduction="batchmean")
+    (3.0 * 4.0 * kl).backward()
+    wanted = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert got.keys() == wanted.keys()
+    assert float(kl.detach()) > 1e-4
+    assert all(torch.allclose(got[n], wanted[n], atol=1e-6, rtol=1e-4) for n in wanted)
+
+
+def test_a_soup_is_mixed_at_the_end_of_every_stage(two):
+    two["curriculum"] = {"type": "sequential", "order": ["size", "mood"]}
+    two["retention"] = {"type": "soup", "steps": 4}
+    notes: list[str] = []
+    run = luthier.train(two, listener=lambda e: notes.append(getattr(e, "text", "")))
+    assert sum("of the trained weights" in n for n in notes) == 2
+    found = run.scores["stages"]
+    assert len(found["mixes"]) == 2
+    assert found["mixes"][-1] == run.facts["mix"]["weight"]
+    assert found["scores"]["mood"][1] == pytest.approx(run.scores["methods"]["model"]["mood.accuracy"]["value"]), "scored as mixed"
+    assert "share of the stage" in run.report.read_text(encoding="utf-8")
+
+
+def test_adapters_of_stages_are_not_mixed(two):
+    two |= {"curriculum": "sequential", "retention": "soup", "method": "lora"}
+    with pytest.raises(RecipeError, match="cannot mix adapters"):
+        luthier.train(two)
 
 
 def test_a_dynamic_mixture_follows_the_losses(two):

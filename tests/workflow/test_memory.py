@@ -14,6 +14,7 @@ from luthier.errors import LuthierError, MemoryShortage
 from luthier.models import shadow
 from luthier.recipe import load_recipe
 from luthier.workflow import footprint as measuring
+from luthier.workflow import memory as planning
 from luthier.workflow.build import build
 from luthier.workflow.memory import fit, memory, parse_size, table
 
@@ -67,11 +68,13 @@ def test_nothing_real_is_left_behind(recipe):
     assert luthier.train(recipe).facts["weights_digest"] == first
 
 
-def test_the_table_and_the_fit_agree(recipe):
+def test_the_table_and_the_fit_agree(recipe, monkeypatch):
     resolved = load_recipe(recipe)
     choices = table(resolved)
     assert {c.cells()[0] for c in choices} >= {"full", "freeze", "lora"}
     assert fit(resolved, 1 << 40).cells()[:3] == ("full", "fp32", "no")
+    monkeypatch.setattr(planning, "METHODS", ("lora",))
+    monkeypatch.setattr(planning, "BUDGETS", (1, 4))
     with pytest.raises(MemoryShortage, match="nothing fits"):
         fit(resolved, 1 << 20)
 

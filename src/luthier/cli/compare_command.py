@@ -26,8 +26,9 @@ def command(a: str, b: str, rows: int, as_json: bool, root: Path) -> None:
         print_json({**asdict(result), "rows": differing})
         return
     click.echo(f"A {first.id}\nB {second.id}\n{result.n} shared test rows; B minus A, 95% paired bootstrap intervals")
+    wide = max(20, 2 + max(map(len, result.differences)))
     for name, (value, low, high) in result.differences.items():
-        click.echo(f"{name:<20}{value:+.4f}  95% {low:+.4f} to {high:+.4f}")
+        click.echo(f"{name:<{wide}}{value:+.4f}  95% {low:+.4f} to {high:+.4f}")
     verdict = "unlikely to be chance" if result.p_value < 0.05 else "may well be chance"
     click.echo(
         f"A alone nearer on {result.a_only_right} rows, B alone on {result.b_only_right}: "

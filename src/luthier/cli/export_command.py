@@ -22,7 +22,7 @@ def command(run: str, folder: Path, form: str, root: Path) -> None:
 
     difference = {"hf": export.export_hf}[form](found, folder)
     click.echo(f"written to {folder}; read back with transformers alone, answers differ by at most {difference:.1e}")
-    if str(found.facts["task"]).startswith("classification"):
+    if str(found.facts["task"]).startswith(("classification", "few_shot")):
         click.echo(f'  from transformers import pipeline\n  pipeline("text-classification", "{folder}")')
         return
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -16,6 +16,9 @@ from luthier.evaluation.baselines import METHODS
 from luthier.evaluation.report import best_method, headlines
 from luthier.runs.store import Run
 from luthier.workflow.events import Evaluated, Event, Note, Stage, Stepped
+
+if TYPE_CHECKING:
+    from luthier.workflow.ways import Compared
 
 console = Console()
 
@@ -92,21 +95,60 @@ def scores_table(run: Run) -> Table:
     """Every method beside the model, each figure with its 95% interval."""
     scores = run.scores
     names = headlines(kind_of(run), scores)
-    names = names[: max(1, (console.width - 32) // 19)]
     table = Table(
         title=f"{scores['test_rows']} test rows{_written(scores)}, 95% bootstrap intervals",
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
     )
+    if kind_of(run) == "multitask":  # as many scores as tasks: a line each
+        return _lines(table, names, scores["methods"])
+    names = names[: max(1, (console.width - 32) // 19)]
     table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for method, found in scores["methods"].items():
-        cells = [f"{found[n]['value']:.3f} [dim]{found[n]['low']:.2f}–{found[n]['high']:.2f}[/]" if n in found else "" for n in names]
+        cells = [_score(found.get(n)) for n in names]
         style = "bold" if method == "model" else None
         table.add_row(METHODS[method], *cells, style=style)
     return table
+
+
+def ways_table(found: Compared) -> Table:
+    """Ways against forgetting side by side, each figure with its interval over seeds."""
+    table = Table(title="ways against forgetting", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    summaries = found.summaries()
+    keys = [k for k in ("average", "gain", "loss", "seconds") if k in next(iter(summaries.values()))]
+    titles = {"average": "final mean", "gain": "gained of the new", "loss": "lost of the old", "seconds": "seconds"}
+    table.add_column("", no_wrap=True)
+    for key in keys:
+        table.add_column(titles[key], justify="right", no_wrap=True)
+    for way, figures in summaries.items():
+        cells = [_figure(figures[k], "%.0f" if k == "seconds" else "%.3f") for k in keys]
+        table.add_row(way, *cells, style="bold" if found.advice and way == found.advice.way else None)
+    return table
+
+
+def _figure(figure: dict[str, Any], form: str) -> str:
+    value = form % figure["value"]
+    return value if figure["low"] is None or form == "%.0f" else f"{value} [dim]{form % figure['low']}–{form % figure['high']}[/]"
+
+
+def _lines(table: Table, names: list[str], methods: dict[str, Any]) -> Table:
+    """The table with a line for each score, and the rows that it rests on."""
+    table.add_column("", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    for method in methods:
+        table.add_column(METHODS[method], justify="right", no_wrap=True)
+    for name in names:
+        rows = str(methods["model"][name]["n"])
+        table.add_row(name.replace("_", " "), rows, *(_score(found.get(name)) for found in methods.values()))
+    return table
+
+
+def _score(found: Any) -> str:
+    """A figure with its interval; nothing where there is none."""
+    return f"{found['value']:.3f} [dim]{found['low']:.2f}–{found['high']:.2f}[/]" if found else ""
 
 
 def _written(scores: dict[str, Any]) -> str:
@@ -138,6 +180,9 @@ def show_run(run: Run) -> None:
     if winner != "model":
         metric = run.scores["metric"]
         console.print(f"  [yellow]·[/] {METHODS[winner]} does better by {metric}: prefer it, or train on more data", highlight=False)
+    if "streams" in facts:
+        shares = ", ".join(f"{n} {s['share']:.0%}" for n, s in facts["streams"].items())
+        console.print(f"trained on {shares}", highlight=False, markup=False)
     speed = progress["tokens"] / max(progress["seconds"], 1e-9)
     console.print(f"trained {progress['step']} updates in {progress['seconds']:.0f} s, {speed:,.0f} tokens/s", highlight=False)
     console.print(f"model   {run.model}\nreport  {run.report}", highlight=False, soft_wrap=True, markup=False)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.origin import located
 from luthier.data.rows import Quarantined, Row, Rows, archive_of, cell_text, read
-from luthier.data.split import Part, content_key, split
+from luthier.data.split import Part, content_key, linked, split
 from luthier.errors import DataError
 from luthier.registry import nearest
 from luthier.security.artifacts import sha256
@@ -38,7 +38,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Record:
-    """A row checked against its task: its texts, its target, and where it came from; its words, where the task is about words."""
+    """A row checked against its task: its texts, its target, and where it came from; its words, where the task is about words.
+
+    `group` is what its column `data.group` holds, "" where there is none.
+    """
 
     text: str
     pair: str | None
@@ -46,6 +49,7 @@ class Record:
     file: str
     line: int
     words: Words | None = None
+    group: str = ""
 
     @property
     def key(self) -> str:
@@ -92,18 +96,20 @@ def need_columns(rows: Rows, wanted: dict[str, str]) -> None:
                 raise DataError(f"no column {name!r} in {file}", where=where, remedy=remedy)
 
 
-def excluded(row: Row, unwanted: dict[str, list[str]]) -> bool:
-    """Whether one of the row's cells is among those to leave out."""
-    return any(cell_text(row.values.get(column)) in values for column, values in unwanted.items())
+def excluded(row: Row, data: Data) -> bool:
+    """Whether one of the row's cells is among those to leave out, or not among the only ones to take."""
+    if any(cell_text(row.values.get(column)) in values for column, values in data.exclude.items()):
+        return True
+    return any(cell_text(row.values.get(column)) not in values for column, values in data.only.items())
 
 
-def exclude(rows: Rows, unwanted: dict[str, list[str]]) -> int:
+def exclude(rows: Rows, data: Data) -> int:
     """Take out the rows to leave out; returns how many."""
-    if not unwanted:
+    if not data.exclude and not data.only:
         return 0
-    need_columns(rows, {column: f"data.exclude.{column}" for column in unwanted})
+    need_columns(rows, {c: f"data.{where}.{c}" for where in ("exclude", "only") for c in getattr(data, where)})
     before = len(rows.rows)
-    rows.rows = [r for r in rows.rows if not excluded(r, unwanted)]
+    rows.rows = [r for r in rows.rows if not excluded(r, data)]
     return before - len(rows.rows)
 
 
@@ -115,24 +121,29 @@ def assemble(
     stratum: Callable[[Record], str],
     groups: Callable[[Sequence[Record]], Sequence[str]] | None = None,
     seed: int,
+    needed: Sequence[Part] = PARTS,
+    chosen: Callable[[Sequence[Record], int], Sequence[int]] | None = None,
 ) -> Prepared:
     """Check each row with `record` (a Record, or the reason why not), clean, count and split.
 
-    Records with one of `groups` stay on one side of the split; those with the same texts where None.
+    Records with one of `groups` stay on one side of the split; those with the same texts where None. `chosen` says which
+    of the training records are trained on, given them and the seed; all where None.
 
-    Raises DataError when too many rows are bad or a part ends empty.
+    Raises DataError when too many rows are bad or a part that is `needed` ends empty.
     """
     records: dict[Part, list[Record]] = {}
     quarantined: list[Quarantined] = []
     notes: list[str] = []
     counts: Counter[str] = Counter()
     for part, rows in read_parts.items():
+        if data.group is not None:
+            need_columns(rows, {data.group: "data.group"})
         quarantined += rows.quarantined
         notes += rows.notes
         counts["read"] += len(rows.rows) + len(rows.quarantined)
-        counts["excluded"] += exclude(rows, data.exclude)
+        counts["excluded"] += exclude(rows, data)
         checked = [(row, record(row)) for row in rows.rows]
-        records[part] = [r for _, r in checked if isinstance(r, Record)]
+        records[part] = [_grouped(r, row, data.group) for row, r in checked if isinstance(r, Record)]
         quarantined += [Quarantined(w.file, w.line, r, _excerpt(w)) for w, r in checked if isinstance(r, str)]
     _refuse_bad(quarantined, counts["read"] - counts["excluded"], data.max_bad_share)
     everything = [r for part in records.values() for r in part]
@@ -141,11 +152,15 @@ def assemble(
         counts["dropped"] = _drop_repeats(records)
     _share_out(records, data, stratum=stratum, groups=groups or _texts, seed=seed)
     across = _across(records)
+    if chosen is not None:
+        taken = chosen(records["train"], seed)
+        counts["beyond_limit"] = len(records["train"]) - len(taken)
+        records["train"] = [records["train"][i] for i in taken]
     if data.limit is not None and len(records["train"]) > data.limit:
-        counts["beyond_limit"] = len(records["train"]) - data.limit
-        chosen = sorted(random.Random(seed).sample(range(len(records["train"])), data.limit))
-        records["train"] = [records["train"][i] for i in chosen]
-    for part in PARTS:
+        counts["beyond_limit"] += len(records["train"]) - data.limit
+        drawn = sorted(random.Random(seed).sample(range(len(records["train"])), data.limit))
+        records["train"] = [records["train"][i] for i in drawn]
+    for part in needed:
         if not records[part]:
             raise DataError(
                 f"no usable rows for {part}",
@@ -233,6 +248,10 @@ def _texts(records: Sequence[Record]) -> list[str]:
     return [r.key for r in records]
 
 
+def _grouped(record: Record, row: Row, column: str | None) -> Record:
+    return record if column is None else replace(record, group=cell_text(row.values.get(column)))
+
+
 def _share_out(
     records: dict[Part, list[Record]],
     data: Data,
@@ -243,17 +262,19 @@ def _share_out(
 ) -> None:
     """Split train into the parts that no file was given for."""
     shares = {
-        "validation": 0.0 if data.validation else data.validation_share,
+        "validation": 0.0 if data.validation else data.held_out,
         "test": 0.0 if data.test else data.test_share,
     }
     pool = records.get("train", [])
-    parts = split(groups(pool), [stratum(r) for r in pool], seed=seed, **shares)
+    keys = groups(pool) if data.group is None else linked(groups(pool), [r.group for r in pool])
+    parts = split(keys, [stratum(r) for r in pool], seed=seed, **shares)
     for part in PARTS:
         if part == "train" or not getattr(data, part):
             records[part] = [r for r, p in zip(pool, parts, strict=True) if p == part]
 
 
 def _across(records: dict[Part, list[Record]]) -> int:
-    """How many training texts stand in the test part too."""
-    held = {r.key for r in records.get("test", [])}
-    return sum(r.key in held for r in records.get("train", []))
+    """How many training rows have a text, or a group, that stands in the test part too."""
+    tested = records.get("test", [])
+    held, groups = {r.key for r in tested}, {r.group for r in tested if r.group}
+    return sum(r.key in held or r.group in groups for r in records.get("train", []))

@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV, JSONL, JSON, Parquet, plain text, CoNLL; plain or gzipped.
+"""Files to rows: CSV, TSV, JSONL, JSON, Parquet, plain text, labelled lines, CoNLL; plain or gzipped.
 
 Enters: a path. Leaves: rows (dicts of the file's own columns) with the line each began on, and the
 quarantined rows with file, line and reason. Nothing is skipped silently, nothing raises for one bad
@@ -97,6 +97,8 @@ def read(
         result.notes += [f"{path.name}: {note}"] if note else []
         if kind == "text":
             _documents(content, path, result, separator, text)
+        elif kind == "labelled":
+            _labelled(content, path, result, text)
         elif kind in ("conll", "conllu"):
             _sentences(content, path, result, kind, columns)
         else:
@@ -205,6 +207,29 @@ def cell_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
+
+
+LABEL = "__label__"
+"""What stands before a label in fastText's files."""
+
+
+def _labelled(text: str, path: Path, result: Rows, column: str) -> None:
+    """Lines `LABEL text`, as TREC and fastText write them, the latter with several labels, kept with blanks between.
+
+    Where labels have levels, A:b, the column `coarse` has the first.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        label, _, rest = line.strip().partition(" ")
+        while rest.startswith(LABEL):
+            more, _, rest = rest.partition(" ")
+            label += f" {more}"
+        label = label.replace(LABEL, "")
+        if not label or not rest.strip():
+            result.quarantined.append(Quarantined(str(path), number, "has no text after its label", line[:200]))
+            continue
+        result.rows.append(Row({column: rest.strip(), "label": label, "coarse": label.partition(":")[0]}, str(path), number))
 
 
 def _documents(text: str, path: Path, result: Rows, separator: str | None, column: str) -> None:

@@ -23,6 +23,28 @@ def content_key(*texts: str | None) -> str:
     return hashlib.sha256("\x1f".join(folded).encode()).hexdigest()
 
 
+def linked(keys: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Keys under which rows stay together that share a key or a group, directly or by way of others; "" is no group."""
+    above: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(name: tuple[str, str]) -> tuple[str, str]:
+        while (higher := above.setdefault(name, name)) != name:
+            above[name] = above[higher]
+            name = higher
+        return name
+
+    for key, group in zip(keys, groups, strict=True):
+        if group:
+            low, high = sorted((root(("key", key)), root(("group", group))))
+            above[high] = low
+    return ["\x1f".join(root(("key", key))) for key in keys]
+
+
+def drawn_first(places: Sequence[int], keys: Sequence[str], seed: int) -> list[int]:
+    """Places in an order drawn from the seed and the keys alone; equal keys by place."""
+    return sorted(places, key=lambda p: (hashlib.sha256(f"{seed}\x1f{keys[p]}".encode()).digest(), p))
+
+
 def split(keys: Sequence[str], strata: Sequence[str], *, validation: float, test: float, seed: int) -> list[Part]:
     """Assign each record a part.
 

@@ -93,13 +93,15 @@ class Tokens:
     def after(self, ids: Sequence[int], *, source: bool = False) -> Tokens:
         """The same examples with these ids, ungraded, before each text; with `source` before what an encoder reads.
 
-        An example has several texts where its layer `part` says so; the ids before a text are of its part.
+        An example has several texts where its layer `part` says so; the ids before a text are of its part. Those before a tree,
+        whose layer `branch` numbers its branches, are of its stem.
         """
         import numpy as np
         import pyarrow as pa
 
         marks = [n for n in self.table.column_names if n != "source_ids"]
-        fills = dict.fromkeys(marks, [UNGRADED] * len(ids)) | {"input_ids": ids, "token_type_ids": [0] * len(ids)}
+        fills = dict.fromkeys(marks, [UNGRADED] * len(ids)) | dict.fromkeys(("token_type_ids", "branch"), [0] * len(ids))
+        fills |= {"input_ids": list(ids)}
         if source:
             fills = {"source_ids": list(ids)}
         inner = None
@@ -223,7 +225,8 @@ def tokenize(
         truncated += sum(bool(e.overflowing) for e in encodings)
         ids.append(pa.array([e.ids for e in encodings], pa.list_(pa.int32())))
         types.append(pa.array([e.type_ids for e in encodings], pa.list_(pa.int32())))
-    table = pa.table({"input_ids": pa.chunked_array(ids), "token_type_ids": pa.chunked_array(types)})
+    lists = pa.list_(pa.int32())
+    table = pa.table({"input_ids": pa.chunked_array(ids, lists), "token_type_ids": pa.chunked_array(types, lists)})
     table = table.replace_schema_metadata({"truncated": str(truncated)})
     if path is not None:
         with contextlib.suppress(SpaceError):  # a cache that cannot be written is only slower

@@ -100,6 +100,34 @@ def intervals(rows: Sequence[tuple[str, float, float, float, bool]], *, low: flo
     return _svg("".join(parts), "scores with their intervals", height=height)
 
 
+class Mark(NamedTuple):
+    """A named point with its interval in either direction, where it has one; the strong one is stressed."""
+
+    name: str
+    x: tuple[float, float | None, float | None]
+    y: tuple[float, float | None, float | None]
+    strong: bool
+
+
+def marks(points: Sequence[Mark], *, x_label: str, y_label: str) -> str:
+    """Named points, each with its intervals as whiskers."""
+    xs, ys = [v for p in points for v in p.x if v is not None], [v for p in points for v in p.y if v is not None]
+    wide, tall = max(max(xs) - min(xs), 1e-6), max(max(ys) - min(ys), 1e-6)
+    x0, x1, y0, y1 = min(xs) - 0.06 * wide, max(xs) + 0.16 * wide, min(ys) - 0.08 * tall, max(ys) + 0.08 * tall
+    parts = [_axes(x0, x1, y0, y1, x_label, y_label)]
+    for p in points:
+        style, x, y = "strong" if p.strong else "weak", _x(p.x[0], x0, x1), _y(p.y[0], y0, y1)
+        left, right = (x if v is None else _x(v, x0, x1) for v in p.x[1:])
+        low, high = (y if v is None else _y(v, y0, y1) for v in p.y[1:])
+        parts.append(
+            f'<line class="whisker {style}" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="whisker {style}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+            f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+            f'<text class="{style}" x="{x + 8:.1f}" y="{y - 7:.1f}">{escape(p.name)}</text>'
+        )
+    return _svg("".join(parts), f"{y_label} against {x_label}")
+
+
 def _x(value: float, low: float, high: float) -> float:
     return LEFT + (value - low) / (high - low or 1) * (WIDTH - LEFT - RIGHT)
 

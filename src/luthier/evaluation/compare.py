@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.evaluation.intervals import Scorer
+from luthier.evaluation.intervals import Scorer, Strata, redraw
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ def compare(
     loss_b: NDArray[np.float64],
     resamples: int = 1000,
     seed: int = 0,
+    strata: Strata | None = None,
 ) -> Comparison:
     """Compare outputs `a` and `b`, (n, width) each, on the same `gold`."""
     draw, n = np.random.default_rng(seed), len(gold)
-    differences = paired(scorer, gold, a, b, resamples=resamples, draw=draw)
+    differences = paired(scorer, gold, a, b, resamples=resamples, draw=draw, strata=strata)
     a_better, b_better = int((loss_a < loss_b).sum()), int((loss_b < loss_a).sum())
     binary = set(np.unique(np.concatenate([loss_a, loss_b]))) <= {0.0, 1.0}
     p = mcnemar(a_better, b_better) if binary else permutation(loss_a - loss_b, draw)
@@ -57,13 +58,20 @@ def compare(
 
 
 def paired(
-    scorer: Scorer, gold: NDArray[Any], a: NDArray[np.float64], b: NDArray[np.float64], *, resamples: int, draw: np.random.Generator
+    scorer: Scorer,
+    gold: NDArray[Any],
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    *,
+    resamples: int,
+    draw: np.random.Generator,
+    strata: Strata | None = None,
 ) -> dict[str, tuple[float, float, float]]:
     """Every score of `b` minus that of `a` on the same rows, with its paired bootstrap interval: (value, low, high)."""
     points_a, points_b = scorer(gold, a), scorer(gold, b)
     samples: dict[str, list[float]] = {name: [] for name in points_a}
     for _ in range(resamples):
-        rows = draw.integers(0, len(gold), len(gold))
+        rows = redraw(len(gold), draw, strata)
         sample_a, sample_b = scorer(gold[rows], a[rows]), scorer(gold[rows], b[rows])
         for name in samples:
             samples[name].append(sample_b[name] - sample_a[name])

@@ -6,7 +6,7 @@ interval (Efron and Tibshirani 1993, ch. 13).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -26,7 +26,22 @@ class Score(TypedDict):
     n: int
 
 
-def with_intervals(scorer: Scorer, gold: NDArray[Any], outputs: NDArray[np.float64], *, resamples: int, seed: int = 0) -> dict[str, Score]:
+Strata = tuple[NDArray[np.int64], Mapping[str, int]]
+"""For each row the number of its kind, and how many rows the scores NAME.* rest on, by name."""
+
+
+def redraw(n: int, draw: np.random.Generator, strata: Strata | None) -> NDArray[np.int64]:
+    """As many rows, drawn with replacement; of each kind as many as there are, where there are kinds."""
+    if strata is None:
+        return draw.integers(0, n, n)
+    kinds = strata[0]
+    chosen = [own[draw.integers(0, len(own), len(own))] for kind in np.unique(kinds) for own in [np.flatnonzero(kinds == kind)]]
+    return np.concatenate(chosen)
+
+
+def with_intervals(
+    scorer: Scorer, gold: NDArray[Any], outputs: NDArray[np.float64], *, resamples: int, seed: int = 0, strata: Strata | None = None
+) -> dict[str, Score]:
     """Every score of `scorer` on all rows, with its interval."""
     n = len(gold)
     points = scorer(gold, outputs)
@@ -34,10 +49,11 @@ def with_intervals(scorer: Scorer, gold: NDArray[Any], outputs: NDArray[np.float
     times = int(np.clip(MAX_WORK // max(1, outputs.size), 200, resamples)) if resamples > 200 else resamples
     samples: dict[str, list[float]] = {name: [] for name in points}
     for _ in range(times):
-        rows = draw.integers(0, n, n)
+        rows = redraw(n, draw, strata)
         for name, value in scorer(gold[rows], outputs[rows]).items():
             samples[name].append(value)
-    return {name: _score(value, samples[name], n) for name, value in points.items()}
+    sizes = strata[1] if strata else {}
+    return {name: _score(value, samples[name], sizes.get(name.partition(".")[0], n)) for name, value in points.items()}
 
 
 def _score(value: float, samples: list[float], n: int) -> Score:

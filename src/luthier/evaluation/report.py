@@ -15,9 +15,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from luthier.data.drift import sentences
 from luthier.evaluation import charts
 from luthier.evaluation.baselines import METHODS
 from luthier.tasks import metrics
+from luthier.tasks.classification import Classification
 
 HERE = Path(__file__).parent
 HEADLINES = {
@@ -34,6 +36,7 @@ HEADLINES = {
     **dict.fromkeys(("pairs", "triplets", "classes"), ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")),
     "scored": ("spearman", "pearson", "loss"),
     "chat": ("perplexity", "token_accuracy", "chrf", "rouge_l", "loss"),
+    "preference": ("accuracy", "margin", "likelier", "reward_chosen", "reward_rejected", "kl", "loss"),
 }
 MOST_CLASSES = 24
 MISTAKES = 12
@@ -73,16 +76,17 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "comparison": Markup(_comparison(methods, compared)),  # noqa: S704  (charts escape their labels)
         "curve": Markup(_curve(story)),  # noqa: S704
         "rates": Markup(_rates(story)),  # noqa: S704
-        **(_of_labels(task, gold, outputs, records) if task.name == "classification" else NO_LABELS),
+        **(_of_labels(task, gold, outputs, records) if isinstance(task, Classification) else NO_LABELS),
         **({"classes": task.classes(outputs)} if hasattr(task, "classes") else {}),
         "counted": {"tagging": task.kind, "parsing": "arcs"}.get(task.name, "rows"),
         "labels": _labels(facts["data"]["summary"]),
         "values": story.values,
         "probes": scores.get("probes", {}),
+        "drift": sentences(facts["drift"]) if "drift" in facts else [],
         "stages": scores.get("stages"),
         "lower_is_better": metrics.LOWER_IS_BETTER,
         "written": scores.get("written_rows", 0),
-        "samples": story.samples[:SAMPLES],
+        "samples": _samples(story.samples),
     }
     return environment.get_template("report.html.j2").render(context)
 
@@ -91,9 +95,15 @@ def headlines(kind: str, scores: Mapping[str, Any]) -> list[str]:
     """The scores that a run of a kind shows, its own ones last; of several tasks, each one's first."""
     found = scores["methods"]["model"]
     if kind == "multitask":
-        mains = {names[0] for names in HEADLINES.values()}
-        return ["mean", *(n for n in found if n.partition(".")[2] in mains), "loss"] if "mean" in found else ["loss"]
+        return [n for n in ("mean", *scores["mains"], "loss") if n in found]
     return [n for n in (*HEADLINES[kind], *scores.get("own_scores", ())) if n in found]
+
+
+def _samples(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first answers; of several tasks the first of each, then the second of each, and so on."""
+    by_task: dict[Any, int] = {}
+    turns = [by_task.update({s.get("task"): by_task.get(s.get("task"), 0) + 1}) or by_task[s.get("task")] for s in found]
+    return [found[i] for i in sorted(range(len(found)), key=lambda i: turns[i])[:SAMPLES]]
 
 
 NO_LABELS: dict[str, Any] = {"classes": [], "confusion": None, "reliability": "", "fit": "", "mistakes": []}
@@ -115,6 +125,22 @@ def xray_page(samples: Sequence[Any], *, fault: str = "") -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
     css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
     return environment.get_template("xray.html.j2").render(css=css, samples=samples, fault=fault)
+
+
+def ways_page(name: str, facts: Mapping[str, Any], *, alike: bool) -> str:
+    """A page on ways against forgetting side by side; `alike` where old and new are scored alike, in stages."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
+    points = [
+        charts.Mark(way, _three(figures["loss"]), _three(figures["gain"]), way == facts["advice"]["way"])
+        for way, figures in facts["ways"].items()
+    ]
+    chart = charts.marks(points, x_label="lost of the old", y_label="gained of the new")
+    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
+    return environment.get_template("ways.html.j2").render(css=css, name=name, chart=Markup(chart), alike=alike, **facts)  # noqa: S704
+
+
+def _three(figure: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
+    return figure["value"], figure["low"], figure["high"]
 
 
 def best_method(methods: dict[str, Any], metric: str) -> str:

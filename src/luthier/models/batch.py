@@ -18,77 +18,12 @@ import torch
 from torch import Tensor
 
 from luthier.data.tokens import UNGRADED as UNGRADED
-
-
-@dataclass(frozen=True)
-class Group:
-    """Consecutive segments that attention computes together: `rows` of at most `length` tokens.
-
-    `places` is None when all have exactly `length` tokens (a plain view of the flat run); otherwise
-    it is an int64 tensor (rows, length) of positions in the flat run, with rows shorter than
-    `length` continued by an arbitrary valid position, `real` (rows, length) bool says which places
-    are the row's own, and `valid` (tokens,) lists those places in the flattened (rows * length).
-    """
-
-    start: int
-    rows: int
-    length: int
-    tokens: int
-    places: Tensor | None = None
-    real: Tensor | None = None
-    valid: Tensor | None = None
-
-    def to(self, device: torch.device) -> Group:
-        moved = {n: t.to(device) for n, t in (("places", self.places), ("real", self.real), ("valid", self.valid)) if t is not None}
-        return replace(self, **moved)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Where each example lies in the flat run: `starts` and `lengths` are (n,) int64 tensors."""
-
-    starts: Tensor
-    lengths: Tensor
-    groups: tuple[Group, ...]
-
-    @property
-    def count(self) -> int:
-        return int(self.starts.numel())
-
-    def to(self, device: torch.device) -> Segments:
-        return Segments(self.starts.to(device), self.lengths.to(device), tuple(g.to(device) for g in self.groups))
-
-    @property
-    def last(self) -> Tensor:
-        """Position of each segment's last token, (n,)."""
-        return self.starts + self.lengths - 1
-
-    @property
-    def owner(self) -> Tensor:
-        """For each token of the flat run, the segment it belongs to, (tokens,)."""
-        return torch.repeat_interleave(torch.arange(self.count, device=self.lengths.device), self.lengths)
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """One group of queries and the keys they look at: `places` and `real` are (rows, longest source)."""
-
-    group: Group
-    places: Tensor
-    real: Tensor
-
-    def to(self, device: torch.device) -> Crossing:
-        return Crossing(self.group.to(device), self.places.to(device), self.real.to(device))
-
-
-@dataclass(frozen=True)
-class Bridge:
-    """What cross-attention needs in place of `Segments`: each target's group, with its sources in the other run."""
-
-    crossings: tuple[Crossing, ...]
-
-    def to(self, device: torch.device) -> Bridge:
-        return Bridge(tuple(c.to(device) for c in self.crossings))
+from luthier.models.segments import PADDING_COST_TOKENS as PADDING_COST_TOKENS
+from luthier.models.segments import Bridge as Bridge
+from luthier.models.segments import Group as Group
+from luthier.models.segments import Segments as Segments
+from luthier.models.segments import bridge_of
+from luthier.models.segments import segments_of as segments_of
 
 
 @dataclass(frozen=True)
@@ -160,8 +95,8 @@ COLUMNS = ("input_ids", "token_type_ids", "labels", "source_ids")
 """Columns of an example that have a place of their own in a batch."""
 PART = "part"
 """The layer of an example that holds several texts: the number of the text that each token belongs to."""
-PADDING_COST_TOKENS = 256
-"""How many wasted tokens weigh as much as one more attention call (measured on two CPU cores)."""
+BRANCH = "branch"
+"""The layer of an example that is a tree: 0 on the tokens of its stem, where it has one, and 1, 2, ... on those of its branches."""
 
 
 def collate(examples: Sequence[Mapping[str, Any]], rows: Sequence[int] | None = None, *, types: bool = False) -> Batch:
@@ -169,47 +104,85 @@ def collate(examples: Sequence[Mapping[str, Any]], rows: Sequence[int] | None = 
 
     `examples` hold `input_ids` (ints), optionally `token_type_ids`, `labels` of the same length, and `source_ids`,
     what an encoder reads; every other column, of the same length too, becomes a layer. An example with a layer `part`
-    becomes a segment for each text that it holds. `rows` are their indices, 0.. when None.
+    becomes a segment for each text that it holds. One with a layer `branch` is a tree: its stem is a segment, and each branch
+    one that goes on from there. `rows` are their indices, 0.. when None.
     With `types` the batch carries token types (zeros where an example has none). Raises ValueError on an empty list or an
     empty example.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
     rows = range(len(examples)) if rows is None else rows
+    if BRANCH in examples[0]:
+        return _trees(examples, rows, types=types)
     if PART in examples[0]:
-        examples, rows = _texts_apart(examples, rows)
+        examples, rows = _texts_apart(examples, rows, PART)
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i]["input_ids"]), len(examples[i].get("source_ids", ()))))
     chosen = [examples[i] for i in order]
     lengths = [len(e["input_ids"]) for e in chosen]
     if lengths[0] == 0:
         raise ValueError(f"example {rows[order[0]]} has no tokens")
-    token_types = None
-    if types:
-        token_types = _flat([e["token_type_ids"] if e.get("token_type_ids") is not None else [0] * len(e["input_ids"]) for e in chosen])
     segments = segments_of(lengths)
     source, bridge = None, None
     if "source_ids" in chosen[0]:
         source = collate([{"input_ids": e["source_ids"]} for e in chosen])
-        bridge = bridge_of(segments, source)
+        bridge = bridge_of(segments, source.segments, source.rows)
     return Batch(
         input_ids=_flat([e["input_ids"] for e in chosen]),
         positions=torch.cat([torch.arange(n) for n in lengths]),
-        token_types=token_types,
+        token_types=_types(chosen) if types else None,
         segments=segments,
         rows=tuple(rows[i] for i in order),
-        labels=_flat([e["labels"] for e in chosen]) if "labels" in chosen[0] else None,
         source=source,
         bridge=bridge,
-        layers={n: _flat([e[n] for e in chosen]) for n in chosen[0] if n not in COLUMNS},
+        **_marks(chosen),
     )
 
 
-def _texts_apart(examples: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> tuple[list[Mapping[str, Any]], list[int]]:
-    """Every text of every example as an example of its own, and the row of each."""
+def _trees(examples: Sequence[Mapping[str, Any]], rows: Sequence[int], *, types: bool) -> Batch:
+    """Every stem once, then the branches, those of one stem beside each other; positions go on from the stem's."""
+    pieces, owners = _texts_apart(examples, rows, BRANCH)
+    if len(pieces) == 0 or any(len(p["input_ids"]) == 0 for p in pieces):
+        raise ValueError("a tree has no tokens")
+    stems, stem = [], -1
+    for i, piece in enumerate(pieces):
+        if piece[BRANCH][0] == 0:
+            stem = i
+        elif i == 0 or owners[i] != owners[i - 1]:
+            stem = -1
+        stems.append(stem if stem != i else -1)
+    sizes = [len(p["input_ids"]) for p in pieces]
+    before = [sizes[s] if s >= 0 else 0 for s in stems]
+    order = sorted(range(len(pieces)), key=lambda i: (before[i], stems[i], sizes[i]))
+    place = {piece: number for number, piece in enumerate(order)}
+    chosen, lengths = [pieces[i] for i in order], [sizes[i] for i in order]
+    return Batch(
+        input_ids=_flat([e["input_ids"] for e in chosen]),
+        positions=torch.cat([torch.arange(before[i], before[i] + sizes[i]) for i in order]),
+        token_types=_types(chosen) if types else None,
+        segments=segments_of(lengths, [place.get(stems[i], -1) for i in order]),
+        rows=tuple(owners[i] for i in order),
+        **_marks(chosen),
+    )
+
+
+def _types(examples: Sequence[Mapping[str, Any]]) -> Tensor:
+    return _flat([e["token_type_ids"] if e.get("token_type_ids") is not None else [0] * len(e["input_ids"]) for e in examples])
+
+
+def _marks(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Labels and layers, as a batch has them."""
+    return {
+        "labels": _flat([e["labels"] for e in examples]) if "labels" in examples[0] else None,
+        "layers": {n: _flat([e[n] for e in examples]) for n in examples[0] if n not in COLUMNS},
+    }
+
+
+def _texts_apart(examples: Sequence[Mapping[str, Any]], rows: Sequence[int], layer: str) -> tuple[list[Mapping[str, Any]], list[int]]:
+    """Every text of every example, as the layer numbers them, as an example of its own, and the row of each."""
     texts: list[Mapping[str, Any]] = []
     owners: list[int] = []
     for example, row in zip(examples, rows, strict=True):
-        cuts = [0, *(np.flatnonzero(np.diff(example[PART])) + 1).tolist(), len(example[PART])]
+        cuts = [0, *(np.flatnonzero(np.diff(example[layer])) + 1).tolist(), len(example[layer])]
         texts += [{name: values[a:b] for name, values in example.items()} for a, b in itertools.pairwise(cuts)]
         owners += [row] * (len(cuts) - 1)
     return texts, owners
@@ -222,73 +195,6 @@ def size_of(example: Mapping[str, Any]) -> int:
 
 def _flat(parts: Sequence[Any]) -> Tensor:
     return torch.from_numpy(np.concatenate([np.asarray(p, dtype=np.int64) for p in parts]))
-
-
-def bridge_of(targets: Segments, source: Batch) -> Bridge:
-    """Lead each target to its source; `source.rows` says which target a source belongs to.
-
-    Consecutive targets cross together as long as padding, to the longest of them and of their sources,
-    does not double the scores (a few more are cheaper than another call).
-    """
-    place = torch.empty(targets.count, dtype=torch.int64)
-    place[torch.tensor(source.rows)] = torch.arange(targets.count)
-    starts, lengths = source.segments.starts[place], source.segments.lengths[place]
-    sizes, reads = targets.lengths.tolist(), lengths.tolist()
-    crossings, first = [], 0
-    while first < targets.count:
-        last = _crossing_end(sizes, reads, first)
-        columns = torch.arange(int(lengths[first:last].max()))
-        real = columns < lengths[first:last, None]
-        begin = starts[first:last, None]
-        group = _group(targets.starts[first:last], targets.lengths[first:last])
-        crossings.append(Crossing(group, torch.where(real, begin + columns, begin), real))
-        first = last
-    return Bridge(tuple(crossings))
-
-
-def _crossing_end(targets: Sequence[int], sources: Sequence[int], first: int) -> int:
-    """How far a crossing may grow; targets never get shorter."""
-    longest = scores = 0
-    for last in range(first, len(targets)):
-        longest, scores = max(longest, sources[last]), scores + targets[last] * sources[last]
-        if last > first and (last + 1 - first) * targets[last] * longest > 2 * scores + PADDING_COST_TOKENS * 64:
-            return last
-    return len(targets)
-
-
-def segments_of(lengths: Sequence[int]) -> Segments:
-    """Offsets and attention groups of segments whose lengths never decrease."""
-    sizes = torch.tensor(lengths)
-    ends = torch.cumsum(sizes, 0)
-    starts = ends - sizes
-    groups, first = [], 0
-    while first < len(lengths):
-        last = _group_end(lengths, first)
-        groups.append(_group(starts[first:last], sizes[first:last]))
-        first = last
-    return Segments(starts=starts, lengths=sizes, groups=tuple(groups))
-
-
-def _group_end(lengths: Sequence[int], first: int) -> int:
-    """How far a group may grow: as long as padding inside attention costs less than a call more."""
-    last, wasted = first + 1, 0
-    while last < len(lengths):
-        step = lengths[last] - lengths[last - 1]
-        wasted += step * (last - first)
-        if step and wasted * lengths[last] > PADDING_COST_TOKENS * 64:
-            break
-        last += 1
-    return last
-
-
-def _group(starts: Tensor, lengths: Tensor) -> Group:
-    start, count, length, tokens = int(starts[0]), len(lengths), int(lengths[-1]), int(lengths.sum())
-    if int(lengths[0]) == length:
-        return Group(start, count, length, tokens)
-    columns = torch.arange(length)
-    real = columns < lengths[:, None]
-    places = torch.where(real, starts[:, None] + columns, starts[:, None])
-    return Group(start, count, length, tokens, places, real, real.flatten().nonzero().squeeze(1))
 
 
 def within_budget(

@@ -59,6 +59,19 @@ def in_batch(
     return (nats + cross_entropy(back, own, reduction="none")) / 2
 
 
+def of_classes(vectors: Tensor, marks: Tensor, *, temperature: float) -> Tensor:
+    """Nats of each text finding the others of its class among all others of the batch, (n,); 0 for one that is alone in its class.
+
+    `vectors` (n, width), `marks` (n,) their classes. With s = cosine / temperature and P(i) the others of i's class,
+    nats_i = -mean over p in P(i) of log(exp s_ip / sum_{a != i} exp s_ia): Khosla et al. 2020, eq. 2.
+    """
+    unit, own = normalize(vectors, dim=1), torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    scores = (unit @ unit.T / temperature).masked_fill(own, -torch.inf)
+    alike = (marks[:, None] == marks[None]) & ~own
+    logs = (scores - torch.logsumexp(scores, 1, keepdim=True)).masked_fill(~alike, 0.0)
+    return -logs.sum(1) / alike.sum(1).clamp_min(1)
+
+
 def cosent(cosines: Tensor, scores: Tensor, *, temperature: float) -> Tensor:
     """How far pairs of texts are from the order of their scores: log(1 + sum exp((cos_j - cos_i) / temperature)).
 

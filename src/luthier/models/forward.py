@@ -9,7 +9,7 @@ where it has one, must give what each gives alone.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from luthier.models import attention
-from luthier.models.batch import Batch, Segments, collate
+from luthier.models import attention, bridged
+from luthier.models.batch import BRANCH, Batch, Segments, collate, segments_of
 from luthier.models.heads import PooledModel
 
 Pooling = Literal["first", "last", "mean"]
@@ -27,7 +27,11 @@ LONGEST_TRIAL = 1024
 
 @dataclass(frozen=True)
 class Layout:
-    """How batches reach a model: `ragged`, or `padded` with the reason why."""
+    """How batches reach a model: `ragged`, or `padded` with the reason why.
+
+    With `trees`, a stem is computed once for all its branches; else each branch has its own, for the reason in `apart`, where
+    one was looked for.
+    """
 
     kind: Literal["ragged", "padded"]
     pooling: Pooling
@@ -36,6 +40,8 @@ class Layout:
     token_types: bool = False
     pad_id: int = 0
     reason: str = ""
+    trees: bool = False
+    apart: str = ""
 
 
 def pool(hidden: Tensor, segments: Segments, pooling: Pooling) -> Tensor:
@@ -72,7 +78,7 @@ def prepare(model: PreTrainedModel | PooledModel) -> None:
         accepted = inspect.signature(module.forward).parameters
         crosses = "key_value_states" in accepted or "encoder_hidden_states" in accepted
         if (crosses and type(module).__name__.endswith("Attention")) or hasattr(module, "has_relative_attention_bias"):
-            module.register_forward_pre_hook(attention.route, with_kwargs=True)
+            module.register_forward_pre_hook(bridged.route, with_kwargs=True)
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
@@ -84,11 +90,39 @@ def hidden_states(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
     """Last hidden states of every token, (tokens, width), whatever the layout; the decoder's, where there are two."""
     if batch.source is not None:
         return _decoder_states(model, batch, layout)
+    if batch.segments.parents is not None and not (layout.trees and layout.kind == "ragged"):
+        whole, places = unrolled(batch)
+        return hidden_states(model, whole, layout).index_select(0, places)
     trunk = trunk_of(model)
     if layout.kind == "ragged":
         return trunk(**_ragged_inputs(batch, layout)).last_hidden_state[0]
     inputs = _padded_inputs(batch, layout)
     return trunk(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+
+
+def unrolled(batch: Batch) -> tuple[Batch, Tensor]:
+    """A batch of trees as one of separate sequences, each branch after a stem of its own; and where in it each token is, (tokens,).
+
+    A stem's tokens are those before one of its branches: the others give the same values. Marks of tasks are not carried over.
+    """
+    assert batch.segments.parents is not None, "the batch has trees"
+    parents, lengths = batch.segments.parents.tolist(), batch.segments.lengths.tolist()
+    starts, stems = batch.segments.starts.tolist(), set(parents)
+    device = batch.input_ids.device
+    paths = [[i] if parents[i] < 0 else [parents[i], i] for i in range(len(parents)) if i not in stems]
+    paths.sort(key=lambda path: sum(lengths[i] for i in path))
+    runs = [torch.arange(starts[i], starts[i] + lengths[i], device=device) for path in paths for i in path]
+    order = torch.cat(runs)
+    places = torch.empty_like(batch.input_ids)
+    places[order] = torch.arange(len(order), device=device)
+    whole = Batch(
+        input_ids=batch.input_ids[order],
+        positions=batch.positions[order],
+        token_types=None if batch.token_types is None else batch.token_types[order],
+        segments=segments_of([sum(lengths[i] for i in path) for path in paths]).to(device),
+        rows=tuple(batch.rows[path[-1]] for path in paths),
+    )
+    return whole, places
 
 
 def _decoder_states(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
@@ -152,12 +186,17 @@ def _head_alone(model: nn.Module, pooled: Tensor) -> Tensor:
 
 
 def choose_layout(
-    model: PreTrainedModel | PooledModel, *, wanted: Literal["auto", "ragged", "padded"], pad_id: int, kind: str = "classes"
+    model: PreTrainedModel | PooledModel,
+    *,
+    wanted: Literal["auto", "ragged", "padded"],
+    pad_id: int,
+    kind: str = "classes",
+    trees: bool = False,
 ) -> Layout:
     """Find how this model takes batches, by trial where `wanted` allows ragged ones.
 
-    `kind` is that of its head. The trial runs in eval mode on a few random tokens; its outcome is exact
-    to rounding.
+    `kind` is that of its head; with `trees` it is also tried whether a stem may be computed once. The trials run in
+    eval mode on a few random tokens; their outcome is exact to rounding.
     """
     trunk = trunk_of(model)
     pooling = pooling_of(model)
@@ -166,7 +205,7 @@ def choose_layout(
     types = "token_type_ids" in accepted and getattr(trunk.config, "type_vocab_size", 1) > 1
     padded = Layout("padded", pooling, token_types=types, pad_id=pad_id)
     if wanted == "padded":
-        return Layout(**{**vars(padded), "reason": "training.attention is padded"})
+        return replace(padded, reason="training.attention is padded", apart="batches are padded")
     starts: dict[int | None, None] = {}
     if "position_ids" in accepted:
         starts = dict.fromkeys([0, (getattr(trunk.config, "pad_token_id", None) or 0) + 1])
@@ -179,7 +218,7 @@ def choose_layout(
         )  # fmt: skip
         reason = _trial(model, layout, padded, kind)
         if not reason:
-            return layout
+            return try_trees(model, layout) if trees else layout
     if wanted == "ragged":
         from luthier.errors import ModelError
 
@@ -187,7 +226,7 @@ def choose_layout(
             f"{type(trunk).__name__} cannot take ragged batches: {reason}", where="training.attention", remedy="use auto or padded"
         )
     set_attention(model, None)
-    return Layout(**{**vars(padded), "reason": reason})
+    return replace(padded, reason=reason, apart="batches are padded")
 
 
 def set_attention(model: PreTrainedModel | PooledModel, name: str | None) -> None:
@@ -248,6 +287,32 @@ def _trial(model: PreTrainedModel | PooledModel, layout: Layout, padded: Layout,
     if heads and (distance := difference(*heads[0])) > bound:
         return f"its head answers otherwise on selected positions, by {distance:.1e}"
     return ""
+
+
+@torch.no_grad()
+def try_trees(model: PreTrainedModel | PooledModel, layout: Layout) -> Layout:
+    """The layout with what came of the trial whether branches that share a stem give what each gives after a stem of its own."""
+    trunk = trunk_of(model)
+    examples = _trial_examples(trunk.config.get_text_config(), layout.pad_id, pairs=False)  # type: ignore[union-attr, operator]
+    assert not isinstance(examples, str), "the layout was tried with these"
+    made = []
+    for number, example in enumerate(examples):
+        stem, ids = [2, 5, 0, len(example["input_ids"]) - 3][min(number, 3)], example["input_ids"]
+        branches = [ids[stem:], ids[stem:][:-1][::-1], ids[stem : stem + 1]]
+        marks = [0] * stem + [b for b, branch in enumerate(branches, 1) for _ in branch]
+        made.append({"input_ids": [*ids[:stem], *(i for branch in branches for i in branch)], BRANCH: marks})
+    training, device = trunk.training, next(trunk.parameters()).device
+    batch = collate(made, types=layout.token_types).to(device)
+    model.eval()
+    try:
+        apart, together = (hidden_states(model, batch, replace(layout, trees=on)) for on in (False, True))
+    except Exception as error:  # any architecture may fail in its own way: then branches stay apart
+        return replace(layout, apart=f"{type(error).__name__}: {str(error).splitlines()[0][:160]}")
+    finally:
+        model.train(training)
+    if (distance := difference(together, apart)) > rounding(model):
+        return replace(layout, apart=f"branches after one stem differ from whole sequences by {distance:.1e}")
+    return replace(layout, trees=True)
 
 
 def _trial_examples(config: Any, pad_id: int, *, pairs: bool) -> list[dict[str, list[int]]] | str:

@@ -34,6 +34,10 @@ class Head:
     problem_type: str | None = None
     module: Callable[[int], nn.Module] | None = None
     """Makes the head of kind `module`, given the trunk's width."""
+    pooling: Literal["first", "last", "mean"] | None = None
+    """Which states of a bare trunk it reads; where the architecture's own head looks, where None."""
+    trees: bool = False
+    """Whether its batches are trees: several texts that begin alike."""
 
     @property
     def made(self) -> bool:
@@ -47,7 +51,7 @@ class Head:
 
     def apart(self, name: str) -> bool:
         """Whether it stands on a bare trunk, where `name` is what the recipe calls it: nothing that transformers knows."""
-        return self.kind == "module" or (self.kind == "classes" and name != "linear")
+        return self.kind == "module" or (self.kind == "classes" and (name != "linear" or self.pooling is not None))
 
 
 class PooledModel(nn.Module):
@@ -64,11 +68,12 @@ def mlp(hidden_size: int, outputs: int) -> nn.Module:
 
 
 def build_head(name: str, *, hidden_size: int, outputs: int) -> nn.Module:
-    """`mlp`, or `module:callable` called with (hidden_size, outputs).
+    """`linear`, `mlp`, or `module:callable` called with (hidden_size, outputs).
 
     Raises ModelError when the callable does not give a module from (n, hidden_size) to (n, outputs).
     """
-    make: Callable[[int, int], nn.Module] = mlp if name == "mlp" else load_callable(name, where="model.head")
+    known: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "mlp": mlp}
+    make: Callable[[int, int], nn.Module] = known[name] if name in known else load_callable(name, where="model.head")
     head = make(hidden_size, outputs)
     where, remedy = "model.head", "return a torch.nn.Module mapping (n, hidden_size) to (n, outputs)"
     if not isinstance(head, nn.Module):

@@ -61,7 +61,7 @@ def project(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found if bias is None else found + bias
 
 
-def _unproject(slopes: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+def unproject(slopes: Tensor, weight: Tensor, out: Tensor) -> Tensor:
     """Slopes @ weight into `out`, in whose precision a weight of another is converted a piece at a time."""
     if weight.dtype == slopes.dtype:
         return torch.mm(slopes, weight, out=out)
@@ -179,9 +179,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dbias is not None:
                 dbias += slopes.sum(0)
             if dhidden is not None:
-                _unproject(slopes, used, dhidden[start : start + rows]).mul_(head.scale)
+                unproject(slopes, used, dhidden[start : start + rows]).mul_(head.scale)
             if dweight is not None:
-                _add_outer(dweight, slopes, part, first=start == 0)
+                add_outer(dweight, slopes, part, first=start == 0)
         ctx.found, ctx.weight = (dhidden, dweight, dbias), weight
         return total.to(device=hidden.device, dtype=torch.float32)
 
@@ -193,13 +193,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for gradient in (dhidden, dweight, dbias):
                 if gradient is not None:
                     gradient.mul_(upstream.to(gradient.dtype))
-        if dweight is not None and _kept(ctx.weight):
+        if dweight is not None and kept(ctx.weight):
             give(ctx.weight, dweight)
             dweight = None
         return dhidden, dweight, dbias, None, None, None
 
 
-def _add_outer(total: Tensor, slopes: Tensor, hidden: Tensor, *, first: bool) -> None:
+def add_outer(total: Tensor, slopes: Tensor, hidden: Tensor, *, first: bool) -> None:
     """Total (+)= slopes.T @ hidden, in the precision of `total`."""
     if slopes.dtype == total.dtype:
         total.addmm_(slopes.T, hidden, beta=0.0 if first else 1.0)
@@ -209,7 +209,8 @@ def _add_outer(total: Tensor, slopes: Tensor, hidden: Tensor, *, first: bool) ->
         total.add_(slopes.T @ hidden)
 
 
-def _kept(weight: Tensor) -> bool:
+def kept(weight: Tensor) -> bool:
+    """Whether the head's gradient lives in buffers that are used again."""
     return hasattr(weight, "spare_gradients") and weight.is_leaf
 
 
@@ -220,7 +221,7 @@ def keep_gradient(weight: Tensor) -> None:
 
 def spare(weight: Tensor) -> Tensor:
     """A buffer of the weight's shape to compute its gradient in, which no open loss and no gradient uses."""
-    if not _kept(weight):
+    if not kept(weight):
         return torch.empty_like(weight)
     free, lent = weight.spare_gradients, weight.lent_gradient  # type: ignore[attr-defined]
     if lent is not None and weight.grad is not lent:  # the update it was the gradient of is over
@@ -250,26 +251,43 @@ def _nothing(batch: Batch) -> Tensor:
     return torch.zeros((), device=batch.input_ids.device, requires_grad=True)
 
 
-def language_loss(model: nn.Module, batch: Batch, layout: Layout, *, smoothing: float = 0.0, z_loss: float = 0.0) -> tuple[Tensor, int]:
-    """Summed loss over the graded places of a causal or encoder-decoder batch, and their number."""
+def language_loss(
+    model: nn.Module, batch: Batch, layout: Layout, *, smoothing: float = 0.0, z_loss: float = 0.0, weights: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """Summed loss over the graded places of a causal or encoder-decoder batch, and their number.
+
+    With `weights`, (tokens,) with few different values, each place counts so often in both.
+    """
     places, labels = graded(batch)
     if not len(places):
-        return _nothing(batch), 0
+        return _nothing(batch), 0.0
     hidden, head = hidden_states(model, batch, layout).index_select(0, places), head_of(model)
-    loss = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, head, _Grades(smoothing, z_loss))  # type: ignore[no-untyped-call]
-    return loss, len(labels)
+
+    def loss(hidden: Tensor, labels: Tensor) -> Tensor:
+        found: Tensor = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, head, _Grades(smoothing, z_loss))  # type: ignore[no-untyped-call]
+        return found
+
+    if weights is None:
+        return loss(hidden, labels), float(len(labels))
+    own = weights[places]
+    total = [value * loss(hidden[own == value], labels[own == value]) for value in own.unique().tolist()]
+    return torch.stack(total).sum(), float(own.double().sum())
 
 
-def masked_loss(model: nn.Module, batch: Batch, layout: Layout, *, smoothing: float = 0.0, z_loss: float = 0.0) -> tuple[Tensor, int]:
-    """Summed loss over the masked places of an encoder's batch, and their number."""
+def masked_loss(
+    model: nn.Module, batch: Batch, layout: Layout, *, smoothing: float = 0.0, z_loss: float = 0.0, weights: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """Summed loss over the masked places of an encoder's batch, and their number, each counting as `weights` (tokens,) says."""
     places, labels = graded(batch)
     if not len(places):
-        return _nothing(batch), 0
+        return _nothing(batch), 0.0
     logits = place_logits(model, batch, layout, places).float()
-    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
     if z_loss:
-        loss = loss + z_loss * torch.logsumexp(logits, 1).square().sum()
-    return loss, len(places)
+        loss = loss + z_loss * torch.logsumexp(logits, 1).square()
+    if weights is None:
+        return loss.sum(), float(len(places))
+    return (loss * weights[places]).sum(), float(weights[places].double().sum())
 
 
 @torch.no_grad()

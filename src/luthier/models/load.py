@@ -27,9 +27,10 @@ from luthier.errors import LuthierError, ModelError
 from luthier.models import dropout, embedding, forward, language, quantize
 from luthier.models.config import AUTO, adapt_config, is_decoder, longest, pad_token, refuse_head, set_labels
 from luthier.models.forward import Layout
+from luthier.models.grow import Grown, as_saved, grow, known_labels
 from luthier.models.heads import Head, PooledModel, build_head
 from luthier.models.quantize import Precision
-from luthier.models.source import NAMES, Source, base_facts, base_of, is_adapter, refuse_code
+from luthier.models.source import NAMES, Source, base_facts, base_of, card_labels, is_adapter, refuse_code
 from luthier.registry import nearest
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Loaded:
     """How adapters began that took their share out of the base weights."""
     virtual: tuple[int, ...] = ()
     """Ids of learned tokens that stand before each text."""
+    grown: Grown | None = None
+    """What became of a head that had learned other labels."""
 
     @property
     def trunk(self) -> Any:
@@ -83,7 +86,8 @@ def load(
 ) -> Loaded:
     """Load weights with the head that `head` names for the config (the folder's own where it has one that fits, else fresh).
 
-    A folder of adapters is loaded with the model that they were trained on. With `finished` the folder's own
+    A folder of adapters is loaded with the model that they were trained on. Of a head that knows some of the labels the rows of
+    these are kept, and the others begin afresh. With `finished` the folder's own
     head must fit: nothing is drawn afresh. `precision` is for the table and head of a quantised
     model. Raises ModelError for what cannot be found, loaded or combined.
     """
@@ -100,7 +104,8 @@ def load(
     wanted = head(config)
     refuse_head(wanted, config, section, source)
     pad_id = pad_token(config, tokenizer, notes, kind=wanted.kind)
-    set_labels(config, wanted)
+    before = None if finished else as_saved(wanted, known_labels(config))
+    set_labels(config, before or wanted)
     torch.manual_seed(seed)
     plain = not wanted.apart(section.head)
     model, missing = _weights(source, config, section, notes, kind=wanted.kind, plain=plain, precision=precision, finished=finished)
@@ -109,12 +114,13 @@ def load(
         raise ModelError("lacks some of its weights", where=source.location, remedy="copy the whole folder again, or train anew")
     if fresh and not wanted.made:
         notes.append(f"{len(missing)} weights are not in the model's files and start at random: {', '.join(missing[:3])}")
-    model = attach_head(model, wanted, section.head)
+    model = attach_head(model, before or wanted, section.head)
     if isinstance(model, PooledModel):
         fresh = not _load_head(model, source.local)
         if finished and fresh:
             raise ModelError("lacks its head", where=source.location, remedy="copy the whole folder again, or train anew")
-    return arrange(
+    grown = _other_labels(model, before, wanted, seed=seed) if before is not None else None
+    found = arrange(
         model,
         tokenizer,
         head=wanted,
@@ -127,6 +133,16 @@ def load(
         base=source,
         quantization=section.quantization,
     )
+    found.grown = None if fresh else grown
+    return found
+
+
+def _other_labels(model: Any, before: Head, wanted: Head, *, seed: int) -> Grown:
+    """Give the head `before` the labels of the one that is wanted."""
+    torch.manual_seed(seed)
+    grown = grow(model, before.labels, wanted.labels)
+    set_labels(model.config, wanted)
+    return grown
 
 
 def _weights(
@@ -185,7 +201,15 @@ def _load_adapted(
     if section.quantization == "none":  # as in training, unless another is asked for
         below = below.model_copy(update={k: facts[k] for k in ("quantization", "double_quantization") if k in facts})
         precision = facts.get("precision", precision)
-    loaded = load(base, below, head=head, attention=attention, seed=seed, precision=precision)
+    learned = card_labels(folder)
+    loaded = load(
+        base,
+        below,
+        head=lambda config: as_saved(head(config), learned) or head(config),
+        attention=attention,
+        seed=seed,
+        precision=precision,
+    )
     if isinstance(loaded.model, PooledModel) and not _load_head(loaded.model, folder):
         raise ModelError("lacks its head", where=str(folder), remedy="copy the whole folder again, or train anew")
     with friendly(source), quiet():
@@ -194,7 +218,11 @@ def _load_adapted(
         saved.load(loaded, folder)
     if loaded.quantization != "none":
         quantize.widen_adapters(loaded.trunk)
-    loaded.fresh_head, loaded.drawn = False, []
+    loaded.fresh_head, loaded.drawn, loaded.grown = False, [], None
+    wanted = head(loaded.trunk.config)
+    if wanted.labels != loaded.head.labels:
+        loaded.grown = _other_labels(loaded.model, loaded.head, wanted, seed=seed)
+        loaded.head = wanted
     return loaded
 
 
@@ -217,7 +245,8 @@ def arrange(
     if head.writes:
         language.verify_head(cast(PreTrainedModel, model), layout)
     limit = longest(model.config, tokenizer, start=layout.position_start)
-    return Loaded(model, tokenizer, layout, limit, commit, fresh, list(notes), head, list(drawn), base, quantization)
+    apart = [f"what texts begin with is computed anew for each of them: {layout.apart}"] if head.trees and not layout.trees else []
+    return Loaded(model, tokenizer, layout, limit, commit, fresh, [*notes, *apart], head, list(drawn), base, quantization)
 
 
 def attach_head(model: PreTrainedModel, head: Head, name: str) -> PreTrainedModel | PooledModel:
@@ -226,7 +255,7 @@ def attach_head(model: PreTrainedModel, head: Head, name: str) -> PreTrainedMode
         return model
     width = model.config.get_text_config().hidden_size
     made = head.module(width) if head.module is not None else build_head(name, hidden_size=width, outputs=head.outputs)
-    return PooledModel(model, made, pooling="last" if is_decoder(model.config) else "first")
+    return PooledModel(model, made, pooling=head.pooling or ("last" if is_decoder(model.config) else "first"))
 
 
 def forward_layout(
@@ -234,7 +263,7 @@ def forward_layout(
 ) -> Layout:
     """Make the model take batches, ragged where it can."""
     forward.prepare(model)
-    return forward.choose_layout(model, wanted=wanted, pad_id=pad_id, kind=head.kind)
+    return forward.choose_layout(model, wanted=wanted, pad_id=pad_id, kind=head.kind, trees=head.trees)
 
 
 def for_training(

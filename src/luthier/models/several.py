@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models.batch import Batch, segments_of
+from luthier.models.batch import PART, Batch, segments_of
 from luthier.models.heads import Head, PooledModel
 
 MEMBER = "of"
@@ -25,8 +25,9 @@ MEMBER = "of"
 class Heads(nn.ModuleDict):
     """The heads by task, and for each the logarithm of its variance where losses are weighed by it (Kendall et al. 2018)."""
 
-    def __init__(self, heads: Mapping[str, nn.Module], *, weighed: bool) -> None:
+    def __init__(self, heads: Mapping[str, nn.Module], *, parts: Mapping[str, Head], weighed: bool) -> None:
         super().__init__(heads)
+        self.parts = parts
         self.log_variance = nn.ParameterDict({n: nn.Parameter(torch.zeros(())) for n in heads}) if weighed else None
 
 
@@ -46,7 +47,7 @@ def heads_of(parts: Mapping[str, Head], *, weighed: bool) -> Callable[[int], nn.
     """What makes the heads of several tasks, given the trunk's width."""
 
     def make(width: int) -> nn.Module:
-        return Heads({name: _head(part, width) for name, part in parts.items()}, weighed=weighed)
+        return Heads({name: _head(part, width) for name, part in parts.items()}, parts=parts, weighed=weighed)
 
     return make
 
@@ -79,7 +80,7 @@ def part_of(batch: Batch, name: str, chosen: Tensor) -> tuple[Batch, Tensor]:
     """The chosen segments as a batch of the task's own, and the places of their tokens in the whole."""
     places = torch.isin(batch.segments.owner, chosen).nonzero().squeeze(1)
     prefix = f"{name}."
-    layers = {n.removeprefix(prefix): v[places] for n, v in batch.layers.items() if n.startswith(prefix)}
+    layers = {n.removeprefix(prefix): v[places] for n, v in batch.layers.items() if n.startswith(prefix) or n == PART}
     labels = layers.pop("labels", None)
     found = replace(
         batch,

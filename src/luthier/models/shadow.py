@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from luthier.models import attention
+from luthier.models import rows
 from luthier.models.heap import Heap
 from luthier.models.host import KERNELS
 
@@ -161,7 +161,7 @@ def shadow(mode: Shadow) -> Iterator[Shadow]:
             yield mode
     finally:
         nn.Module._apply = convert  # type: ignore[method-assign]
-        attention._allowed.cache_clear()
+        rows.allowed.cache_clear()
 
 
 def _converted(real: Callable[..., Any]) -> Callable[..., Any]:

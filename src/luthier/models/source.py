@@ -112,9 +112,22 @@ def base_of(path: Path) -> Source:
 
 def base_facts(path: Path) -> dict[str, Any]:
     """What Luthier recorded of the base of a folder's adapters: name, layers, file digests; empty for others' folders."""
+    found = _card(path).get("base", {})
+    return found if isinstance(found, dict) else {}
+
+
+def card_labels(path: Path) -> tuple[str, ...]:
+    """The labels that Luthier recorded of a folder's head; none for others' folders."""
+    state = _card(path).get("state")
+    names = state.get("labels") if isinstance(state, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """What Luthier wrote beside a model; empty where it did not, or it cannot be read."""
     try:
-        found = json.loads((path / "luthier.json").read_text(encoding="utf-8")).get("base", {})
-    except (OSError, ValueError, AttributeError):
+        found = json.loads((path / "luthier.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

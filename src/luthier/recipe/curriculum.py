@@ -11,7 +11,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Curriculum(BaseModel):
-    """The `curriculum:` section of a recipe. Its streams are the names under task.tasks."""
+    """The `curriculum:` section of a recipe. Its streams are the names under task.tasks; with data.earlier they are earlier and new."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
@@ -31,7 +31,9 @@ class Curriculum(BaseModel):
     share: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="replay: share of earlier rows in every later stage")
     reservoir: Annotated[int, Field(gt=0)] = Field(1000, description="replay: earlier rows that are kept at most")
     selection: Literal["uniform", "balanced", "recent"] = Field(
-        "uniform", description="replay: rows kept from all earlier ones alike, equally many of each stream, or from the last stream alone"
+        "uniform",
+        description="replay: rows kept from all earlier ones alike, equally many of each stream, or from the last stream alone; of an "
+        "earlier run from all alike, equally many of each label, or none that it replayed itself",
     )
 
     @model_validator(mode="after")

@@ -47,7 +47,9 @@ class Data(Section):
     )
     validation: Strings | None = Field(None, description="validation files; split from train where absent")
     test: Strings | None = Field(None, description="test files; split from train where absent")
-    format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet", "text", "conll", "conllu"] = Field("auto", description="file format")
+    format: Auto | Literal["csv", "tsv", "jsonl", "json", "parquet", "text", "labelled", "conll", "conllu"] = Field(
+        "auto", description="file format; labelled: lines that begin with their label"
+    )
     separator: str | None = Field(None, description="text files: what stands between documents; a file is one document where absent")
     encoding: str = Field("auto", description="text encoding; auto detects it")
     text: str = Field("text", description="column that holds the text")
@@ -56,12 +58,26 @@ class Data(Section):
     columns: list[str] | None = Field(None, description="column names, for files without a header line")
     label_separator: str | None = Field(None, description="splits a label cell into several labels (multi-label)")
     exclude: dict[str, list[str]] = Field(default_factory=dict, description="leave out rows whose column has one of these values")
+    only: dict[str, list[str]] = Field(default_factory=dict, description="take only rows whose column has one of these values")
+    group: str | None = Field(None, description="column whose equal values stay on one side of the split: a passage, a document, a patient")
+    earlier: str | None = Field(
+        None,
+        description="folder of an earlier run: its labels come first, its validation and test rows are scored too, and a curriculum "
+        "may bring its training rows back (streams earlier and new)",
+    )
     duplicates: Literal["keep", "drop"] = Field("keep", description="rows that repeat a text (case and spaces aside) and its label")
     limit: int | None = Field(None, gt=0, description="train on at most this many rows, drawn with the seed")
     max_bad_share: Share = Field(0.05, description="refuse to train when more of the rows than this cannot be read")
     accept: list[str] = Field(default_factory=list, description="findings of `luthier check` to go on with all the same, by name")
-    validation_share: Share = Field(0.1, description="share of train held out for validation where no file is given")
+    validation_share: Auto | Share = Field(
+        "auto", description="share of train held out for validation where no file is given; auto: 0.1, and nothing for few_shot"
+    )
     test_share: Share = Field(0.2, description="share of train held out for testing where no file is given")
+
+    @property
+    def held_out(self) -> float:
+        """The share of train that is held out for validation, where nothing says otherwise."""
+        return 0.1 if self.validation_share == "auto" else self.validation_share
 
     @field_validator("origin")
     @classmethod
@@ -72,7 +88,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Data:
-        if self.validation_share + self.test_share >= 0.9:
+        if self.held_out + self.test_share >= 0.9:
             raise ValueError("validation_share and test_share leave less than a tenth of the rows for training")
         if self.sample and not self.name:
             raise ValueError("sample needs the name of a public data set")

@@ -57,9 +57,9 @@ class EWC(Retention):
         self.anchors = remember(moving(model))
         self.rounds += 1
 
-    def turn(self, model: nn.Module, start: Start, batches: Callable[[], Iterable[Batch]]) -> None:
+    def turn(self, start: Start, stage: str, batches: Callable[[], Iterable[Batch]]) -> None:
         """Consolidate on the stage that ended."""
-        self.consolidate(model, start.loss, batches())
+        self.consolidate(start.loaded.model, start.loss, batches())
 
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
         """The weighted distance."""

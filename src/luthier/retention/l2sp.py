@@ -9,6 +9,7 @@ same as on the merged weights, and computed from matrices of rank x rank.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from luthier.models.batch import Batch
 from luthier.recipe.retention.l2sp import L2SPOptions
 from luthier.retention.quadratic import distance
 from luthier.retention.retention import Retention, Start, adapter_layers, adapter_names, fresh_names, has_learned_tokens, moving, remember
+
+FACTOR = "factor."
+"""Marks what is saved of the adapters' factors."""
 
 
 class L2SP(Retention):
@@ -45,6 +49,22 @@ class L2SP(Retention):
         self.fresh = {n for n in moving(start.loaded.model) if n in fresh}
         self.layers = list(adapter_layers(start.loaded).values())
         self.factors = [tuple(t.detach().clone() for t in factors(layer)) for layer in self.layers]
+
+    def state(self) -> dict[str, Tensor]:
+        """What was remembered at the end of a stage: of weights, and of the adapters' factors."""
+        found = super().state()
+        if self.turned:
+            found |= {f"{FACTOR}{i}.{j}": t for i, pair in enumerate(self.factors) for j, t in enumerate(pair)}
+        return found
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        super().load_state({n: t for n, t in state.items() if not n.startswith(FACTOR)})
+        if f"{FACTOR}0.0" in state:
+            self.factors = [
+                tuple(state[f"{FACTOR}{i}.{j}"].to(t.device, t.dtype) for j, t in enumerate(p)) for i, p in enumerate(self.factors)
+            ]
+            self.turned = True
 
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
         """Both terms."""

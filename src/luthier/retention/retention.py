@@ -79,10 +79,10 @@ class Retention:
     def before_update(self, step: int) -> None:
         """Called with the 0-based number of the update about to be made."""
 
-    def turn(self, model: nn.Module, start: Start, batches: Callable[[], Iterable[Batch]]) -> None:
-        """Called between two stages of a curriculum: what has been learned by now is old from here on.
+    def turn(self, start: Start, stage: str, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Called between two stages of a curriculum, after `finish`: what has been learned by now is old from here on.
 
-        `batches` gives rows of the stage that ended, one a batch.
+        `stage` is the one that ended, and `batches` gives rows of it, one a batch.
         """
         self.begin(start)
         self.turned = True
@@ -92,7 +92,10 @@ class Retention:
         return None
 
     def finish(self, model: nn.Module, *, judge: Callable[[], Mapping[str, float]]) -> Mix | None:
-        """Called once, with the trained weights in place; `judge` scores the weights of the moment: name -> loss."""
+        """Called at the end of a training and of each stage, with the trained weights in place.
+
+        `judge` scores the weights of the moment: name -> loss.
+        """
         return None
 
     def state(self) -> dict[str, Tensor]:

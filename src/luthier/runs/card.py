@@ -48,7 +48,9 @@ def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[st
         "|---|---|---|---|",
         *rows,
         "",
-        f"The checkpoint was chosen by validation {metric}.",
+        f"The checkpoint was chosen by validation {metric}."
+        if summary["validation"]
+        else "No rows were held out to choose a checkpoint by.",
         "",
         *(["## Labels", "", ", ".join(f"`{label}`" for label in labels), ""] if labels else []),
         "## Limits",

@@ -111,6 +111,8 @@ def refusals(recipe: Recipe) -> Iterator[Fault]:
         yield Fault("quantised weights are rounded by Luthier", "model.quantization", "set it to none")
     if recipe.training.schedule == "plateau":
         yield Fault("its rate follows the validation loss", "training.schedule", "choose another schedule")
+    if recipe.data.earlier is not None:
+        yield Fault("brings rows back that a script does not know of", "data.earlier", "take it out")
     yield from _unknown(recipe)
 
 
@@ -130,6 +132,8 @@ def _refuse_built(job: Job) -> None:
     """Raise where the model itself stands in the way."""
     if job.source is not None and job.source.local is not None and is_adapter(job.source.local):
         raise ModelError("is a folder of adapters", where="model.name", remedy="merge it first: luthier merge")
+    if job.loaded.grown is not None:
+        raise ModelError("its head takes other labels than it was saved with", where="model.name", remedy="train it, and eject from there")
     if job.host.dtype != torch.float32:
         raise RecipeError([Fault("bf16 rounds losses to three digits", "training.precision", "set it to fp32")])
     pad = job.loaded.layout.pad_id

@@ -34,10 +34,13 @@ def export_hf(run: Run, target: Path) -> float:
     head = predictor.loaded.head
     if head.apart(predictor.card["head"]):
         whose = f"the head of {predictor.task.name}" if head.module else f"its head, {predictor.card['head']},"
+        other = "task.pooling: own" if head.pooling else "model.head: linear"
+        if head.pooling:
+            whose = f"a head on the {head.pooling} hidden state"
         raise RunError(
             f"{whose} is not part of the architecture, so transformers cannot load it",
             where=str(run.folder),
-            remedy="predict with Luthier" + ("" if head.module else ", or train with model.head: linear"),
+            remedy="predict with Luthier" + ("" if head.module else f", or train with {other}"),
         )
     with new_folder(target) as temporary:
         if is_adapter(run.model):
@@ -54,7 +57,7 @@ def read_back(folder: Path, run: Run, predictor: Predictor, *, rows: int = 8) ->
     """Largest logit difference between plain transformers and the run's own answers on test texts."""
     sample = run.lines("predictions/test.jsonl")[:rows]
     texts = [r["text"] for r in sample]
-    if predictor.task.name != "classification":
+    if predictor.loaded.head.kind != "classes":
         return _tokens_read_back(folder, predictor, texts)
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -8,15 +8,19 @@ every token but the very first is graded exactly once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.prepare import Record
-from luthier.data.tokens import Encoded, assemble_tokens, tokenize
+from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens, tokenize
 from luthier.tasks.language import LanguageTask
 
 if TYPE_CHECKING:
     from luthier.models.heads import Head
+
+BETWEEN = "\n\n"
+"""Stands after each document that is shown before another."""
 
 
 class Causal(LanguageTask):
@@ -34,10 +38,12 @@ class Causal(LanguageTask):
     def encode(
         self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int, cache: Path | None = None, train: bool = False
     ) -> Encoded:
-        """Windows of at most `max_length` tokens; the end token closes each document."""
+        """Windows of at most `max_length` tokens; the end token closes each document. What stands before one is not graded."""
         import numpy as np
 
-        found = tokenize([r.text for r in records], None, tokenizer.backend_tokenizer, max_length=None, cache=cache)
+        backend = tokenizer.backend_tokenizer
+        found = tokenize([r.text for r in records], None, backend, max_length=None, cache=cache)
+        before = {i: self._before(r, backend) for i, r in enumerate(records) if r.pair is not None}
         end = tokenizer.eos_token_id
         examples: list[dict[str, Any]] = []
         owner: list[int] = []
@@ -49,10 +55,31 @@ class Causal(LanguageTask):
                 window = ids[start : start + max_length + 1]
                 if len(window) < 2:
                     continue
-                examples.append({"input_ids": window[:-1], "labels": window[1:]})
+                shown = before.get(index, []) if start == 0 else []
+                labels = np.concatenate([np.full(len(shown), UNGRADED), window[1:]])
+                examples.append({"input_ids": np.concatenate([shown, window[:-1]]).astype(np.int32), "labels": labels})
                 owner.append(index)
         rejected = dict.fromkeys(sorted(set(range(len(records))) - set(owner)), "one token alone: nothing to predict")
         return Encoded(assemble_tokens(examples, owner=owner), rejected)
+
+    @staticmethod
+    def _before(record: Record, backend: Any) -> list[int]:
+        """The tokens of the documents that are shown before a record's own."""
+        return list(backend.encode(f"{record.pair}{BETWEEN}").ids)
+
+    def answering(self) -> Causal:
+        """The task itself: the documents that are shown are not graded."""
+        return self
+
+    def with_examples(self, record: Record, examples: Sequence[Record]) -> Record:
+        """The record with documents before its own, a blank line after each."""
+        return replace(record, pair=BETWEEN.join(e.text for e in examples)) if examples else record
+
+    def fits(self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int) -> list[bool]:
+        """Whether each document can be read whole after those that are shown before it."""
+        backend = tokenizer.backend_tokenizer
+        own = tokenize([r.text for r in records], None, backend, max_length=None).lengths()
+        return [size + len(self._before(r, backend) if r.pair else []) <= max_length for r, size in zip(records, own, strict=True)]
 
     def questions(self, records: Sequence[Record]) -> list[str]:
         """Beginnings for samples: the recipe's, else each text's first words."""

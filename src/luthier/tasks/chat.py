@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class Chat(LanguageTask):
         """
         import numpy as np
 
-        renderer, backend = self.renderer(tokenizer), _whole(tokenizer)
+        renderer, backend = self.renderer(tokenizer), backend_of(tokenizer)
         examples: list[dict[str, Any]] = []
         owner: list[int] = []
         rejected: dict[int, str] = {}
@@ -152,25 +153,10 @@ class Chat(LanguageTask):
         return [s for s in shown.spans if s.turn == last]
 
     def _graded(self, shown: Rendered, learned: Sequence[Span], offsets: Any) -> Any:
-        """Which tokens are graded, by their character offsets, (tokens,) bool.
-
-        A token across a turn's beginning is graded if it holds more of the turn than white space (a template
-        whose header ends with a space, but not a header's token that takes white space along); one across
-        its end always is (full stop and line break in one, a stop token that takes white space along).
-        """
+        """Which tokens are graded, by their character offsets, (tokens,) bool."""
         import numpy as np
 
-        if self.chat.graded == "all":
-            return np.ones(len(offsets), dtype=bool)
-        starts, ends = offsets[:, 0], offsets[:, 1]
-        before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
-        starts = np.where(starts == ends, before, starts)  # some tokenizers trim white space away from the offsets
-        graded = np.zeros(len(offsets), dtype=bool)
-        for span in learned:
-            text = shown.text[span.start : span.end]
-            words = span.start + len(text) - len(text.lstrip())
-            graded |= (starts < span.end) & ((starts >= span.start) | (ends > words))
-        return graded
+        return np.ones(len(offsets), dtype=bool) if self.chat.graded == "all" else tokens_of(learned, shown, offsets)
 
     def _count(self, counts: Counter[str], shown: Rendered, learned: Sequence[Span], graded: Any, max_length: int) -> None:
         """Add to the figures that the label X-ray judges by."""
@@ -188,7 +174,7 @@ class Chat(LanguageTask):
         renderer = self.renderer(tokenizer)
         room = max_length - min(self.options.max_new_tokens, max_length // 2)  # type: ignore[attr-defined]
         texts = [renderer.prompt(m, tools=r.target.tools) for r in records for m in [_before_last(r.target.messages)]]
-        return [e.ids[-room:] for e in _whole(tokenizer).encode_batch(texts, add_special_tokens=False)]
+        return [e.ids[-room:] for e in backend_of(tokenizer).encode_batch(texts, add_special_tokens=False)]
 
     def questions(self, records: Sequence[Record]) -> list[str]:
         """What each conversation has before its last answer, for samples."""
@@ -204,12 +190,62 @@ class Chat(LanguageTask):
 
         return TextScores(self.chat.scorers)
 
+    def answering(self) -> Chat:
+        """The same task, grading the last answer alone."""
+        return Chat(self.chat.model_copy(update={"graded": "last"}), self.data, format=self.format)
+
+    def with_examples(self, record: Record, examples: Sequence[Record]) -> Record:
+        """The record with answered conversations as earlier turns of its own, after its system message."""
+        found: Conversation = record.target
+        own, turns = list(found.messages), [m for e in examples for m in e.target.messages if m["role"] != "system"]
+        first = 1 if own[0]["role"] == "system" else 0
+        return replace(record, target=Conversation([*own[:first], *turns, *own[first:]], found.tools))
+
+    def fits(self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int) -> list[bool]:
+        """Whether each conversation can be read and answered whole; not where the template refuses it."""
+        renderer, backend = self.renderer(tokenizer), backend_of(tokenizer)
+        room = max_length - min(self.options.max_new_tokens, max_length // 2)  # type: ignore[attr-defined]
+        found = []
+        for record in records:
+            messages, tools = record.target.messages, record.target.tools
+            try:
+                asked = renderer.prompt(_before_last(messages), tools=tools)
+                whole = renderer.render(messages, tools=tools).text
+            except TemplateError:
+                found.append(False)
+                continue
+            sizes = [len(e.ids) for e in backend.encode_batch([asked, whole], add_special_tokens=False)]
+            found.append(sizes[0] <= room and sizes[1] <= max_length + 1)
+        return found
+
     def graded_text(self, record: Record) -> str:
-        """All that the assistant says."""
+        """All that the assistant says and that is graded."""
+        if self.chat.graded == "last":
+            return self.references([record])[0][0]
         return "\n".join(said(m, role=False) for m in record.target.messages if m["role"] == "assistant")
 
 
-def _whole(tokenizer: Any) -> Any:
+def tokens_of(spans: Sequence[Span], shown: Rendered, offsets: Any) -> Any:
+    """Which tokens are of some turns, by their character offsets, (tokens,) bool.
+
+    A token across a turn's beginning is one of it if it holds more of the turn than white space (a template
+    whose header ends with a space, but not a header's token that takes white space along); one across
+    its end always is (full stop and line break in one, a stop token that takes white space along).
+    """
+    import numpy as np
+
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
+    starts = np.where(starts == ends, before, starts)  # some tokenizers trim white space away from the offsets
+    found = np.zeros(len(offsets), dtype=bool)
+    for span in spans:
+        text = shown.text[span.start : span.end]
+        words = span.start + len(text) - len(text.lstrip())
+        found |= (starts < span.end) & ((starts >= span.start) | (ends > words))
+    return found
+
+
+def backend_of(tokenizer: Any) -> Any:
     """The tokenizer's backend, which neither cuts nor pads."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()

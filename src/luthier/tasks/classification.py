@@ -45,6 +45,7 @@ class Classification:
     """The task, with the label space that the training rows gave it."""
 
     name = "classification"
+    extends = True
     writes = answers = converses = alters = masked = False
     baselines = ("majority", "tfidf", "frozen")
     fewest_epochs, most_epochs = 3, 20
@@ -60,8 +61,10 @@ class Classification:
     # ── rows to records ────────────────────────────────────────────────────────────────────────
 
     @classmethod
-    def plan(cls, options: ClassificationOptions, data: Data, rows: dict[Part, Rows]) -> Classification:
-        """Find the kind and the labels in the training rows.
+    def plan(
+        cls, options: ClassificationOptions, data: Data, rows: dict[Part, Rows], *, earlier: Classification | None = None
+    ) -> Classification:
+        """Find the kind and the labels in the training rows; those of an `earlier` task come first.
 
         Raises DataError for missing columns, fewer than two labels, or labels of other parts that
         training never shows.
@@ -70,14 +73,16 @@ class Classification:
         for part in rows.values():
             need_columns(part, columns)
         train = rows["train"].rows
-        kind = options.kind if options.kind != "auto" else kind_of(data, train)
+        kind = options.kind if options.kind != "auto" else earlier.kind if earlier is not None else kind_of(data, train)
         if kind == "regression":
             number = cls(options, data, kind=kind, labels=["score"])
             number._refuse_leak(train)
             return number
-        seen = Counter(v for row in train if not excluded(row, data.exclude) for v in cells(row, data))
+        seen = Counter(v for row in train if not excluded(row, data) for v in cells(row, data))
         wanted = options.labels or (data.label if isinstance(data.label, list) else None)
-        labels, by_number = label_space(wanted, seen)
+        if earlier is not None and earlier.by_number:
+            wanted = wanted or list(earlier.labels)
+        labels, by_number = label_space(wanted, seen, known=earlier.labels if earlier is not None and earlier.kind == kind else ())
         task = cls(options, data, kind=kind, labels=labels, by_number=by_number)
         if len(labels) < 2:
             raise DataError(
@@ -157,7 +162,7 @@ class Classification:
         for part, held in rows.items():
             for row in held.rows:
                 unknown = next((c for c in cells(row, self.data) if c not in self._index), None)
-                if unknown is not None and not excluded(row, self.data.exclude):
+                if unknown is not None and not excluded(row, self.data):
                     guess = nearest(unknown, self._index)
                     raise DataError(
                         f"label {unknown!r} of the {part} part is not among those of training",
@@ -177,7 +182,7 @@ class Classification:
         A column gives it away when it holds the label's name itself, or when its values repeat and
         each goes with one label only.
         """
-        rows = [r for r in rows if not excluded(r, self.data.exclude)]
+        rows = [r for r in rows if not excluded(r, self.data)]
         label_columns = {self.data.label} if isinstance(self.data.label, str) else set(self.data.label)
         for column in _prompt_fields(self.options.prompt):
             if column in (self.data.text, "text"):
@@ -253,14 +258,15 @@ class Classification:
 
         return Head("classes", self.outputs, self.labels, PROBLEM_TYPES[self.kind])
 
-    def start(self, model: nn.Module) -> None:
-        """Let a fresh head start where the labels say, so that training need not walk there."""
+    def start(self, model: nn.Module, *, rows: Sequence[int] | None = None) -> None:
+        """Let a fresh head, or fresh `rows` of one, start where the labels say, so that training need not walk there."""
         import torch
 
         biases = [p for n, p in model.named_parameters() if n.endswith("bias") and p.shape == (self.outputs,)]
         if self.prior is not None and biases:
+            chosen = list(range(self.outputs) if rows is None else rows)
             with torch.no_grad():
-                biases[-1].copy_(torch.tensor(self.prior))
+                biases[-1][chosen] = torch.tensor(self.prior, dtype=biases[-1].dtype)[chosen]
 
     @property
     def metric(self) -> str:

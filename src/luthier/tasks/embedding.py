@@ -208,14 +208,7 @@ class Embedding:
         found = [f"vectors are the {self.pooling} hidden state" if self.pooling != "mean" else "vectors are the mean of the hidden states"]
         if self.kind == "scored" and self.highest != 1:
             found.append(f"scores run from 0 to {self.highest:g}: they are divided by {self.highest:g}")
-        size = options.batch_size * options.gradient_accumulation
-        lengths = tokens.lengths()
-        if self._loss_name != "cosine" and (typical := size * sum(lengths) / len(lengths)) > options.max_tokens:
-            found.append(
-                f"an update of {size} examples takes about {math.ceil(typical / options.max_tokens)} passes, and a text is compared with "
-                "those of its own pass only: raise training.max_tokens to compare it with all"
-            )
-        return found
+        return found if self._loss_name == "cosine" else [*found, *passes_of(tokens, options)]
 
     def state(self) -> dict[str, Any]:
         """What a saved model needs to answer again."""
@@ -346,3 +339,15 @@ class Embedding:
         import numpy as np
 
         return np.abs(outputs[:, 1] - gold) if self.kind == "scored" else 1.0 - outputs[:, retrieval.RANK]
+
+
+def passes_of(tokens: Tokens, options: Training) -> list[str]:
+    """A line where an update takes several passes, since texts are compared within one pass; none where it takes one."""
+    size, lengths = options.batch_size * options.gradient_accumulation, tokens.lengths()
+    typical = size * sum(lengths) / len(lengths)
+    if typical <= options.max_tokens:
+        return []
+    return [
+        f"an update of {size} examples takes about {math.ceil(typical / options.max_tokens)} passes, and a text is compared with "
+        "those of its own pass only: raise training.max_tokens to compare it with all"
+    ]

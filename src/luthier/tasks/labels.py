@@ -7,8 +7,7 @@ column of names or numbers, a cell with several, a list, or columns of 0 and 1. 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from luthier.data.prepare import excluded
@@ -38,7 +37,7 @@ def kind_of(data: Data, rows: Sequence[Row]) -> Kind:
     """Several labels where the recipe or a cell says so; numbers with fractions are a regression."""
     if isinstance(data.label, list) or data.label_separator or any(isinstance(r.values.get(data.label), list) for r in rows):
         return "multi_label"
-    values = [cell_text(r.values.get(data.label)) for r in rows if not excluded(r, data.exclude)]
+    values = [cell_text(r.values.get(data.label)) for r in rows if not excluded(r, data)]
     try:
         numbers = [float(v) for v in values if v]
     except ValueError:
@@ -46,14 +45,29 @@ def kind_of(data: Data, rows: Sequence[Row]) -> Kind:
     return "regression" if any(math.isfinite(n) and not n.is_integer() for n in numbers) else "single_label"
 
 
-def label_space(wanted: list[str] | None, seen: Counter[str]) -> tuple[list[str], bool]:
-    """The labels in order, and whether cells hold their numbers instead of their names."""
+def label_space(wanted: Sequence[str] | None, seen: Collection[str], *, known: Sequence[str] = ()) -> tuple[list[str], bool]:
+    """The labels in order, those `known` from an earlier run first, and whether cells hold their numbers instead of their names."""
     if wanted is None:
-        if all(v.removeprefix("-").isdecimal() for v in seen):
-            return sorted(seen, key=int), False
-        return sorted(seen), False
+        new = set(seen) - set(known)
+        return [*known, *sorted(new, key=int if all(v.removeprefix("-").isdecimal() for v in new) else None)], False
     if len(set(wanted)) != len(wanted):
         raise DataError("a label stands twice", where="task.labels")
     numbers = {str(i) for i in range(len(wanted))}
     by_number = bool(seen) and set(seen) <= numbers and not set(seen) <= set(wanted)
-    return list(wanted), by_number
+    if by_number and list(known) != list(wanted)[: len(known)]:
+        raise DataError(
+            "the cells hold numbers of labels, and task.labels does not begin with those of the earlier run",
+            where="task.labels",
+            remedy=f"write them first, in their order: {', '.join(known)}",
+        )
+    return [*known, *(label for label in wanted if label not in known)], by_number
+
+
+def look_alikes(new: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
+    """(new, known) labels that differ in case, blanks, hyphens or underscores alone: hardly meant as two."""
+    plain = {_plain(label): label for label in known}
+    return [(label, plain[_plain(label)]) for label in new if _plain(label) in plain and label not in known]
+
+
+def _plain(label: str) -> str:
+    return "".join(c for c in label.casefold() if not c.isspace() and c not in "-_")

@@ -111,4 +111,11 @@ def _correlation(a: Array, b: Array) -> float:
     return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
 
 
-LOWER_IS_BETTER = frozenset({"loss", "ece", "rmse", "mae", "perplexity", "pseudo_perplexity", "bits_per_byte"})
+class _Names(frozenset[str]):
+    """Scores by their own names: of several tasks, NAME.loss is a loss."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).rpartition(".")[2])
+
+
+LOWER_IS_BETTER = _Names({"loss", "ece", "rmse", "mae", "perplexity", "pseudo_perplexity", "bits_per_byte"})

@@ -48,6 +48,7 @@ class Parsing:
     """
 
     name = kind = "parsing"
+    extends = True
     writes = answers = converses = alters = masked = False
     baselines: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
@@ -62,8 +63,11 @@ class Parsing:
     # ── rows to records ────────────────────────────────────────────────────────────────────────
 
     @classmethod
-    def plan(cls, options: ParsingOptions, data: Data, rows: dict[Part, Rows]) -> Parsing:
-        """Find the relations in the training rows. Raises DataError for missing columns, or where no row is a tree."""
+    def plan(cls, options: ParsingOptions, data: Data, rows: dict[Part, Rows], *, earlier: Parsing | None = None) -> Parsing:
+        """Find the relations in the training rows.
+
+        Raises DataError for missing columns, where no row is a tree, or for relations that an `earlier` task has not.
+        """
         task = cls(options, data, relations=(), uses=(), longest=FEWEST_SLOTS)
         for part in rows.values():
             need_columns(part, task.columns())
@@ -75,8 +79,17 @@ class Parsing:
         for heads, relations in (r.target for r in found["train"]):
             for head, name in zip(heads, relations, strict=True):
                 uses[name] |= BELOW if head else AT_ROOT
-        names = sorted(uses)
         longest = max(len(r.target[0]) for records in found.values() for r in records)
+        if earlier is not None:
+            if others := sorted(set(uses) - set(earlier.relations)):
+                raise DataError(
+                    f"the earlier run knows no relation {others[0]!r}, and a parser's head takes no new ones",
+                    where=f"data.{options.relations}",
+                    remedy="train a new run on all the rows together",
+                )
+            uses = Counter({n: use | uses[n] for n, use in zip(earlier.relations, earlier.uses, strict=True)})
+            longest = max(longest, earlier.longest)
+        names = sorted(uses) if earlier is None else list(earlier.relations)
         return cls(options, data, relations=names, uses=[uses[n] for n in names], longest=max(longest, FEWEST_SLOTS))
 
     def columns(self) -> dict[str, str]:

@@ -43,6 +43,7 @@ class Tagging:
     """The task, with the tags that the rows gave it."""
 
     name = "tagging"
+    extends = True
     writes = answers = converses = alters = masked = False
     baselines = ("majority", "lexicon")
     fewest_updates, fewest_epochs, most_epochs = 600, 3, 20
@@ -69,8 +70,8 @@ class Tagging:
     # ── rows to records ────────────────────────────────────────────────────────────────────────
 
     @classmethod
-    def plan(cls, options: TaggingOptions, data: Data, rows: dict[Part, Rows]) -> Tagging:
-        """Find the columns, the kind and the tags in the rows.
+    def plan(cls, options: TaggingOptions, data: Data, rows: dict[Part, Rows], *, earlier: Tagging | None = None) -> Tagging:
+        """Find the columns, the kind and the tags in the rows; the tags of an `earlier` task come first.
 
         Tags that training lacks are known too, so that their words count as wrong. Raises DataError for missing
         columns, or rows without tags.
@@ -84,9 +85,12 @@ class Tagging:
         place = columns_of(data, rows["train"].rows)
         for held in rows.values():
             need_columns(held, {place.source: "data.text", place.target: "data.label"})
-        kept = {part: [r for r in held.rows if not excluded(r, data.exclude)] for part, held in rows.items()}
+        kept = {part: [r for r in held.rows if not excluded(r, data)] for part, held in rows.items()}
         found = {part: [m for r in held if isinstance(m := marked(r.values, place), Marked)] for part, held in kept.items()}
-        kind = _kind(options, place, [t for part in found.values() for m in part for t in m.tags or ()])
+        if options.kind == "auto" and earlier is not None:
+            kind = earlier.kind
+        else:
+            kind = _kind(options, place, [t for part in found.values() for m in part for t in m.tags or ()])
         if kind == "entities":
             found = {part: [m for m in held if all(map(tagged.TAG.fullmatch, m.tags or ()))] for part, held in found.items()}
         reading = tagged.detect(m.tags or () for m in found["train"]) if kind == "entities" else "bio"
@@ -95,9 +99,11 @@ class Tagging:
             raise DataError("training has no tags", where="data.label", remedy=f"is {place.target!r} the column of tags? see task.ignore")
         if len(names) > MAX_LABELS:
             raise DataError(f"{len(names)} different tags", where="data.label", remedy="is this the column of tags?")
-        labels = tagged.label_space(sorted(names), options.scheme) if kind == "entities" else sorted(names)
+        known = earlier.figures.names if earlier is not None and earlier.kind == kind else ()
+        ordered = [*known, *sorted(set(names) - set(known))]
+        labels = tagged.label_space(ordered, options.scheme) if kind == "entities" else ordered
         task = cls(options, data, kind=kind, labels=labels, columns=place._asdict(), reading=reading)
-        taught = {n for m in found["train"] for n in m.names(kind)}
+        taught = {n for m in found["train"] for n in m.names(kind)} | set(known)
         task._seen["types or tags stand in validation or test alone, and cannot be learned"] = len(names.keys() - taught)
         return task
 
@@ -193,14 +199,15 @@ class Tagging:
 
         return Head("words", len(self.labels), self.labels)
 
-    def start(self, model: nn.Module) -> None:
-        """Let a fresh head start where the tags say, so that training need not walk there."""
+    def start(self, model: nn.Module, *, rows: Sequence[int] | None = None) -> None:
+        """Let a fresh head, or fresh `rows` of one, start where the tags say, so that training need not walk there."""
         import torch
 
         biases = [p for n, p in model.named_parameters() if n.endswith("bias") and p.shape == (len(self.labels),)]
         if self.prior is not None and biases:
+            chosen = list(range(len(self.labels)) if rows is None else rows)
             with torch.no_grad():
-                biases[-1].copy_(torch.tensor(self.prior))
+                biases[-1][chosen] = torch.tensor(self.prior, dtype=biases[-1].dtype)[chosen]
 
     @property
     def metric(self) -> str:

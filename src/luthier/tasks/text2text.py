@@ -10,6 +10,7 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from luthier.tasks.language import LanguageTask, text_fault
 if TYPE_CHECKING:
     from luthier.models.heads import Head
     from luthier.tasks.texts import TextScores
+
+BETWEEN = "\n\n"
+"""Stands between examples in a prompt."""
 
 
 class Text2Text(LanguageTask):
@@ -151,6 +155,31 @@ class Text2Text(LanguageTask):
         from luthier.tasks.texts import TextScores
 
         return TextScores(self.options.scorers)  # type: ignore[attr-defined]
+
+    def answering(self) -> Text2Text:
+        """The task itself: the target alone is graded."""
+        return self
+
+    def with_examples(self, record: Record, examples: Sequence[Record]) -> Record:
+        """The record with answered sources before its own: source, separator and target, a blank line between."""
+        separator = self.options.separator  # type: ignore[attr-defined]
+        shown = [f"{e.text}{separator}{e.target[0]}" for e in examples]
+        return replace(record, text=BETWEEN.join([*shown, record.text]))
+
+    def first_answer(self, written: str) -> str:
+        """What was written before the next example begins, should the model go on with one."""
+        return written.partition(BETWEEN)[0].strip()
+
+    def fits(self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int) -> list[bool]:
+        """Whether each source can be read whole, and answered where one model reads and writes."""
+        backend = tokenizer.backend_tokenizer
+        sources = tokenize([r.text for r in records], None, backend, max_length=None).lengths()
+        if config.is_encoder_decoder:
+            return [size <= max_length for size in sources]
+        targets = tokenize([r.target[0] for r in records], None, backend, max_length=None, special=False).lengths()
+        wanted = min(self.options.max_new_tokens, max_length // 2)  # type: ignore[attr-defined]
+        between = len(self._between(tokenizer))
+        return [s + between + max(wanted, t) <= max_length for s, t in zip(sources, targets, strict=True)]
 
     def graded_text(self, record: Record) -> str:
         """The target."""

@@ -7,8 +7,10 @@ two numbers say where a training stands. Only the dynamic mixture has a state of
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,32 +27,60 @@ class Course:
     rows: Callable[[int], list[int]]
     epochs: int
     stages: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
+    """For each stage the number of epochs by its end."""
     observe: Callable[[Mapping[str, float]], None] = lambda losses: None
     """Told at the end of an epoch the loss of each stream on the validation part."""
     state: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, epoch: int) -> int:
         """The number of an epoch's stage."""
-        return min(epoch // max(1, self.epochs // len(self.stages)), len(self.stages) - 1) if self.stages else 0
+        return bisect_right(self.ends, epoch) if epoch < self.epochs else max(0, len(self.stages) - 1)
 
     def updates(self, size: int) -> list[int]:
         """Updates of `size` examples in each epoch."""
         return [-(-len(self.rows(e)) // size) for e in range(self.epochs)]
 
 
-def course(section: Curriculum, streams: Sequence[str], *, epochs: int, seed: int) -> Course:
-    """The order of a training of so many epochs (a stage, where there are stages).
+def course(
+    section: Curriculum, streams: Sequence[str], *, epochs: int | Mapping[str, int], seed: int, learned: str | None = None
+) -> Course:
+    """The order of a training of so many epochs; in stages each has so many, or as many as its stream's name says.
 
+    A stream that was `learned` by an earlier run is a stage that has been: replay brings its rows back from the first epoch on.
     Raises RecipeError for streams that are not there.
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(streams):
         rows.setdefault(name, []).append(row)
+    if section.type == "replay" and learned is not None:
+        return _after(section, rows, epochs, seed, learned)
+    if section.type != "single":
+        _refuse(section, rows)
+    if section.type in ("sequential", "replay"):
+        return _sequential(section, rows, epochs if isinstance(epochs, Mapping) else dict.fromkeys(rows, epochs), seed)
+    assert isinstance(epochs, int), "streams that are mixed have their epochs together"
     if section.type == "single":
         return Course(lambda epoch: _shuffled(range(len(streams)), f"{seed}/{epoch}"), epochs)
-    _refuse(section, rows)
-    make = {"mixture": _mixture, "sequential": _sequential, "progressive": _progressive, "replay": _sequential}[section.type]
-    return make(section, rows, epochs, seed)
+    return {"mixture": _mixture, "progressive": _progressive}[section.type](section, rows, epochs, seed)
+
+
+def in_pairs(marks: Sequence[int], *, seed: int) -> Callable[[int], list[int]]:
+    """The rows of every epoch where rows of one mark are to meet: two of one, two of another, each mark as often as any other.
+
+    An epoch is rounds through all marks, each round in another order, and has about as many rows as there are. A mark goes
+    through its own rows pass after pass, each in another order; one with a single row brings it twice.
+    """
+    rows: dict[int, list[int]] = {}
+    for row, mark in enumerate(marks):
+        rows.setdefault(mark, []).append(row)
+    rounds = max(1, round(len(marks) / (2 * len(rows))))
+
+    def order(epoch: int) -> list[int]:
+        own = {m: _endless(r, 2 * rounds * epoch, 2 * rounds, f"{seed}/{m}") for m, r in rows.items()}
+        return [row for n in range(rounds) for m in _shuffled(list(rows), f"{seed}/{epoch}/{n}") for row in own[m][2 * n : 2 * n + 2]]
+
+    return order
 
 
 def _refuse(section: Curriculum, rows: Mapping[str, Sequence[int]]) -> None:
@@ -137,28 +167,48 @@ def _mixture(section: Curriculum, rows: dict[str, list[int]], epochs: int, seed:
     return Course(order, epochs)
 
 
-def _sequential(section: Curriculum, rows: dict[str, list[int]], epochs: int, seed: int) -> Course:
-    """One stream after the other, so many epochs each; with `replay`, earlier rows among the later streams' own."""
+def _sequential(section: Curriculum, rows: dict[str, list[int]], epochs: Mapping[str, int], seed: int) -> Course:
+    """One stream after the other, each its epochs; with `replay`, earlier rows among the later streams' own."""
     names = tuple(section.order or rows)
-
-    def kept(stage: int) -> list[int]:
-        """The reservoir at the beginning of a stage."""
-        earlier = names[:stage] if section.selection != "recent" else names[max(0, stage - 1) : stage]
-        if section.selection == "balanced":
-            sizes = apportion(dict.fromkeys(earlier, 1.0), section.reservoir)
-            return [r for n in earlier for r in _shuffled(rows[n], f"{seed}/reservoir/{n}")[: sizes[n]]]
-        pool = [r for n in earlier for r in rows[n]]
-        return _shuffled(pool, f"{seed}/reservoir/{stage}")[: section.reservoir]
+    ends = tuple(itertools.accumulate(epochs[n] for n in names))
 
     def order(epoch: int) -> list[int]:
-        stage = min(epoch // epochs, len(names) - 1)
+        stage = min(bisect_right(ends, epoch), len(names) - 1)
         own = list(rows[names[stage]])
         if section.type == "replay" and stage:
-            again = round(len(own) * section.share / (1 - section.share))
-            own += _endless(kept(stage), (epoch - stage * epochs) * again, again, f"{seed}/replay/{stage}")
+            again = _again(section, len(own))
+            kept = reservoir(section, {n: rows[n] for n in names[:stage]}, seed=seed, stage=stage)
+            own += _endless(kept, (epoch - ends[stage - 1]) * again, again, f"{seed}/replay/{stage}")
         return _shuffled(own, f"{seed}/{epoch}")
 
-    return Course(order, epochs * len(names), stages=names)
+    return Course(order, ends[-1], stages=names, ends=ends)
+
+
+def reservoir(section: Curriculum, pools: Mapping[str, Sequence[int]], *, seed: int, stage: int) -> list[int]:
+    """The rows of earlier pools, first to last, that are kept at the beginning of a stage."""
+    if section.selection == "balanced":
+        sizes = apportion(dict.fromkeys(pools, 1.0), section.reservoir)
+        return [r for n, rows in pools.items() for r in _shuffled(rows, f"{seed}/reservoir/{n}")[: sizes[n]]]
+    names = list(pools)[-1:] if section.selection == "recent" else list(pools)
+    return _shuffled([r for n in names for r in pools[n]], f"{seed}/reservoir/{stage}")[: section.reservoir]
+
+
+def _again(section: Curriculum, own: int) -> int:
+    """How many earlier rows come back beside so many new ones."""
+    return round(own * section.share / (1 - section.share))
+
+
+def _after(section: Curriculum, rows: Mapping[str, list[int]], epochs: int | Mapping[str, int], seed: int, learned: str) -> Course:
+    """The stage that comes after an earlier run: in every epoch all new rows, and as many of the kept ones as `share` says."""
+    assert isinstance(epochs, int), "it is one stage"
+    kept = rows.get(learned, [])
+    new = [r for n, own in rows.items() if n != learned for r in own]
+    again = _again(section, len(new)) if kept else 0
+
+    def order(epoch: int) -> list[int]:
+        return _shuffled(new + _endless(kept, epoch * again, again, f"{seed}/replay/1"), f"{seed}/{epoch}")
+
+    return Course(order, epochs)
 
 
 def _progressive(section: Curriculum, rows: dict[str, list[int]], epochs: int, seed: int) -> Course:

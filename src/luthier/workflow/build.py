@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from luthier.data.drift import sentences
 from luthier.data.prepare import quarantine
 from luthier.data.split import Part
 from luthier.data.tokens import Tokens, cache_folder
@@ -32,7 +33,7 @@ from luthier.registry import METHODS, nearest
 from luthier.retention.retention import Retention, Start
 from luthier.runs.store import Run
 from luthier.training.curriculum import Course
-from luthier.workflow import retain, xray
+from luthier.workflow import earlier, retain, xray
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
 from luthier.workflow.frozen import plan_trunk
@@ -65,6 +66,8 @@ class Job:
     """The run whose model is trained further."""
     trunk: Trunk | None = None
     """Frozen layers whose output is kept."""
+    drift: dict[str, Any] | None = None
+    """How the new data differ from those of the run that goes on."""
 
     @property
     def task(self) -> Any:
@@ -88,6 +91,7 @@ class Job:
             "tokens": {part: {"rows": len(t), "tokens": sum(t.lengths()), "truncated": t.truncated} for part, t in self.tokens.items()},
             "host": self.host.facts(),
             "notes": self.notes,
+            **({} if self.drift is None else {"drift": self.drift}),
         }
 
 
@@ -126,16 +130,19 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         )
     if loaded.fresh_head:
         data.task.start(loaded.model)
+    elif loaded.grown is not None:
+        loaded.notes.append(str(loaded.grown))
+        data.task.start(loaded.model, rows=list(loaded.grown.new.values()))
     method = _method(resolved, loaded)
     listener(Stage("method", describe(method, loaded)))
     listener(Stage("tokens"))
     tokens, limit = _tokens(resolved, data, loaded)
-    longest = max(max(t.lengths()) for t in tokens.values())
+    longest = max(max(t.lengths(), default=0) for t in tokens.values())
     config = loaded.model.config.get_text_config()
     decided, course = plan(
         resolved,
         data,
-        streams=data.task.streams(len(tokens["train"])) if hasattr(data.task, "streams") else [data.task.name] * len(tokens["train"]),
+        streams=data.streams(range(len(tokens["train"])) if tokens["train"].owner is None else tokens["train"].owner.tolist()),
         hidden_size=config.hidden_size,
         longest_model=limit,
         longest_text=longest,
@@ -146,14 +153,18 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     way, start, replayed = retain.prepare(resolved, data.task, loaded, method, max_length=decided.max_length)
     probes = read_probes(resolved, data, loaded, metric=decided.metric, max_length=decided.max_length, origin=origin)
     data.prepared.files.update(probes.hashes | replayed)
-    notes = [*data.prepared.notes, *loaded.notes, *_token_notes(tokens, decided.max_length), *_unknown_note(tokens, loaded), *probes.notes]
+    drift = earlier.differences(data, seed=recipe.training.seed)
+    notes = [*data.prepared.notes, *(sentences(drift) if drift else []), *loaded.notes, *_token_notes(tokens, decided.max_length)]
+    notes += [*_unknown_note(tokens, loaded), *probes.notes]
     if hasattr(data.task, "cautions"):
         notes += data.task.cautions(tokens["train"], recipe.training)
     if loaded.layout.kind == "padded":
         notes.append(f"batches are padded: {loaded.layout.reason}")
     for text in notes:
         listener(Note(text))
-    return Job(resolved, data, host, source, loaded, tokens, decided, notes, probes.probes, method, course, way, start, origin, trunk)
+    return Job(
+        resolved, data, host, source, loaded, tokens, decided, notes, probes.probes, method, course, way, start, origin, trunk, drift
+    )  # fmt: skip
 
 
 def _section(resolved: Resolved) -> Model:
@@ -232,7 +243,7 @@ def _unknown_note(tokens: dict[Part, Tokens], loaded: Loaded) -> list[str]:
 
 def _check_metric(data: Dataset, metric: str) -> None:
     """Refuse a metric that the task does not score."""
-    gold = data.task.gold(data.prepared.parts["validation"][:2])
+    gold = data.task.gold(data.prepared.parts["test"][:2])
     names = [*data.task.scores(gold, np.zeros((len(gold), data.task.outputs))), *data.task.text_score_names()]
     if metric not in names:
         guess = nearest(metric, names)

@@ -72,7 +72,7 @@ def check(
     engine = {
         "model": f"{location}, {parameters:,} parameters",
         **(planned if isinstance(planned, dict) else planned.lines()),
-        "batches": _batches(layout, pooled=job.task.name == "classification"),
+        "batches": _batches(layout, pooled=job.loaded.head.kind == "classes"),
         "training": f"{plan.total_updates} updates over {plan.epochs:g} epochs, {tokens['train']:,} tokens an epoch",
         "device": f"{host.device}, {host.threads} threads, {str(host.dtype).removeprefix('torch.')}",
         "on": ", ".join(host.on) or "nothing",
@@ -108,7 +108,8 @@ def _memory(resolved: Resolved) -> MemoryPlan | dict[str, str]:
 def _batches(layout: Any, *, pooled: bool) -> str:
     if layout.kind == "padded":
         return f"padded ({layout.reason})"
-    return f"ragged, pooled at the {layout.pooling} token" if pooled else "ragged, no example looks at another"
+    where = "over all tokens" if layout.pooling == "mean" else f"at the {layout.pooling} token"
+    return f"ragged, pooled {where}" if pooled else "ragged, no example looks at another"
 
 
 def spoken(seconds: float) -> str:

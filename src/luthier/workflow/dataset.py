@@ -6,13 +6,20 @@ and the faults that would show only after an hour of training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from luthier.data.prepare import Prepared, Record, assemble, read_files
+from luthier.data.prepare import PARTS, Prepared, Record, assemble, read_files
 from luthier.data.split import Part
 from luthier.recipe import Resolved
 from luthier.registry import TASKS
+
+if TYPE_CHECKING:
+    from luthier.workflow.earlier import Earlier
+
+LEARNED, NEW = "earlier", "new"
+"""The streams of a run that goes on with new data."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,18 @@ class Dataset:
 
     task: Any
     prepared: Prepared
+    earlier: Earlier | None = None
+    """What an earlier run brings along."""
+
+    def streams(self, owner: Sequence[int]) -> list[str]:
+        """The stream of each training example, given the record that each belongs to."""
+        if hasattr(self.task, "streams"):
+            return list(self.task.streams(len(owner)))
+        if self.earlier is None:
+            return [self.task.name] * len(owner)
+        replayed = {id(r) for r in self.earlier.replayed}
+        names = [LEARNED if id(r) in replayed else NEW for r in self.prepared.parts["train"]]
+        return [names[i] for i in owner]
 
     def texts(self, part: Part) -> list[str]:
         """Texts of a part; a pair's texts joined by a line break."""
@@ -31,27 +50,44 @@ class Dataset:
 def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
     """Read, check and split the data of a recipe; not `stratified`, the same rows fall into the same parts whatever the task.
 
-    Raises DataError or RecipeError for columns, labels, rows or prompts that cannot be used.
+    Raises DataError or RecipeError for columns, labels, rows or prompts that cannot be used, RunError for an earlier run that
+    cannot be read again.
     """
     recipe = resolved.recipe
     if recipe.task.type == "multitask":
         from luthier.workflow.together import together
 
         return together(resolved)
+    before = None
+    if recipe.data.earlier is not None:
+        from luthier.workflow.earlier import before as read_before
+
+        before = read_before(resolved)
     rows, hashes = read_files(recipe.data, folder=resolved.folder)
-    task = TASKS.load(recipe.task.type, where="task.type").plan(recipe.task, recipe.data, rows)
+    planned = TASKS.load(recipe.task.type, where="task.type")
+    known = {"earlier": before.task} if before is not None and getattr(planned, "extends", False) else {}
+    task = planned.plan(recipe.task, recipe.data, rows, **known)
+    section = recipe.data
+    unwatched = getattr(task, "unwatched", False) and not section.validation and section.validation_share in ("auto", 0.0)
+    needed: Sequence[Part] = PARTS if before is None else ("train",)
+    if unwatched:  # few rows: every one is trained on
+        section = section.model_copy(update={"validation_share": 0.0})
+        needed = [part for part in needed if part != "validation"]
     prepared = assemble(
         rows,
-        recipe.data,
+        section,
         record=task.record,
         stratum=task.stratum if stratified else _one,
         groups=getattr(task, "groups", None),
         seed=recipe.training.seed,
+        needed=needed,
+        chosen=getattr(task, "chosen", None),
     )
     prepared.files = hashes
+    earlier = before.join(task, prepared) if before is not None else None
     task.fit(prepared.parts["train"])
     _describe(task, prepared)
-    return Dataset(task, prepared)
+    return Dataset(task, prepared, earlier)
 
 
 def _one(record: Record) -> str:

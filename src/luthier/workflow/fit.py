@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from luthier.inference.predict import combining, outputs
 from luthier.models.adapters.method import head_modules, layer_rates, trained
 from luthier.models.batch import Batch, Loss
 from luthier.models.load import for_training
+from luthier.retention.retention import Mix
 from luthier.runs.store import Run
 from luthier.security.artifacts import finite, need_space
 from luthier.tasks.metrics import LOWER_IS_BETTER
@@ -34,6 +35,7 @@ from luthier.workflow import retain, stages, written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
 from luthier.workflow.frozen import keep_trunk
+from luthier.workflow.reference import refer
 from luthier.workflow.rehearsal import rehearse
 from luthier.workflow.stream import stream
 
@@ -75,6 +77,7 @@ class Fit:
             table.tied = True  # its gradient is dense: the buffer cannot be cleared row by row
         self.optimizer = Optimizer(self.model, self.options, kept=kept, scale=self._rate_scale(), moved=self._moved)
         self.schedule = Schedule(self.options, learning_rate=job.plan.learning_rate, total=job.plan.total_updates, stages=job.plan.stages)
+        refer(job, listener=listener)
         self.gold = job.task.gold(job.data.prepared.parts["validation"])
         self.kept = keep_trunk(job, run, listener=listener)
         self.stream = stream(
@@ -135,16 +138,19 @@ class Fit:
                 if self._save_due(report):
                     self._save(log)
         self._restore_best()
-        self._mix()
+        if stages.ending(self.job, self.progress.step) is None:
+            self._mix()
+        self._settle()
         return self.progress
 
     def _turn(self, stage: int, step: int) -> None:
         """A stage has ended: let the way of retention hold what it brought, and score every task."""
-        name, last = self.job.course.stages[stage], stage + 1 == len(self.job.course.stages)
-        self.listener(Note(f"stage {stage + 1} of {len(self.job.course.stages)}, {name}, has ended with update {step}"))
-        if not last:
-            self.job.retention.turn(self.model, self.job.start, lambda: stages.batches(self.job, name))
-        stages.measure(self.job, self.run, step=step, stage=name)
+        names = self.job.course.stages
+        self.listener(Note(f"stage {stage + 1} of {len(names)}, {names[stage]}, has ended with update {step}"))
+        mix = self._mix(seen=names[: stage + 1])
+        if stage + 1 < len(names):
+            self.job.retention.turn(self.job.start, names[stage], lambda: stages.batches(self.job, names[stage]))
+        stages.measure(self.job, self.run, step=step, stage=names[stage], mix=mix.weight if mix else None)
 
     def _loss(self) -> Callable[[torch.nn.Module, Batch], Loss]:
         """The task's loss, with what method and retention add to its mean."""
@@ -190,15 +196,33 @@ class Fit:
         every, last = self.evaluation.every, report.step == self.job.plan.total_updates
         return last or (report.ends_epoch if every == "epoch" else report.step % every == 0)
 
-    def _mix(self) -> None:
-        """Let the way of retention put its last weights in place, and record which."""
-        mix = self.job.retention.finish(self.model, judge=lambda: retain.judge(self.job, self._validation()["loss"]))
+    def _mix(self, *, seen: Sequence[str] = ()) -> Mix | None:
+        """Let the way of retention put its last weights in place, and record which; of stages, by the tasks `seen` so far."""
+
+        def validation() -> float:
+            scores = self._validation()
+            return sum(scores[f"{n}.loss"] for n in seen) / len(seen) if seen else scores["loss"]
+
+        mix = self.job.retention.finish(self.model, judge=lambda: retain.judge(self.job, validation()))
         if mix is not None:
             self.run.record(mix={"weight": mix.weight, "tried": [{"weight": w, **losses} for w, losses in mix.tried.items()]})
             self.listener(Note(retain.told(mix, probes=len(self.job.probes))))
+        return mix
+
+    def _settle(self) -> None:
+        """Let a task whose head is computed, not trained, compute it for the weights as they are."""
+        job, layout = self.job, self.job.loaded.layout
+        if not hasattr(job.task, "settle"):
+            return
+        found = outputs(
+            self.model, job.tokens["train"], layout, answer=job.task.features(layout), max_tokens=self.evaluation.max_tokens,
+            above=self.kept["train"].above if self.kept else None,
+        )  # fmt: skip
+        job.task.settle(self.model, found, job.task.gold(job.data.prepared.parts["train"]))
 
     def _validation(self) -> dict[str, float]:
         """The scores on the validation part."""
+        self._settle()
         job, layout = self.job, self.job.loaded.layout
         found = outputs(
             self.model, job.tokens["validation"], layout, answer=job.task.answer(layout), max_tokens=self.evaluation.max_tokens,
@@ -208,7 +232,9 @@ class Fit:
         return dict(job.task.scores(self.gold, found))
 
     def _evaluate(self, step: int, log: Any) -> None:
-        """Score the validation part; choose, stop, slow down and warn by it."""
+        """Score the validation part, where there is one; choose, stop, slow down and warn by it."""
+        if not self.job.data.prepared.parts["validation"]:
+            return
         job, scores = self.job, self._validation()
         if job.plan.metric not in scores:  # a score of texts: they have to be written first
             figures = written.figures(job, "validation", written.write(job, "validation"))
@@ -232,7 +258,8 @@ class Fit:
         self.job.course.observe({n.removesuffix(".loss"): v for n, v in scores.items() if n.endswith(".loss")})
         if self.schedule.observe(scores["loss"]):
             self.listener(Note(f"validation loss stands still: the learning rate is lowered after update {step}"))
-        if progress.gap > self.options.gap_warning and not self._gap_told:
+        alike = not hasattr(job.task, "settle")  # else training's loss is of another kind than validation's
+        if alike and progress.gap > self.options.gap_warning and not self._gap_told:
             self._gap_told = True
             self.listener(
                 Note(

@@ -309,6 +309,8 @@ class _Trial:
         for part in ("validation", "test"):
             tokens = loaded.lay(self.found.tokens[part])
             lengths, examples = tokens.lengths(), tokens.examples()
+            if not lengths:
+                continue
             runs = within_budget(
                 range(len(lengths)), lengths, self.recipe.evaluation.max_tokens, padded=self.kind == "padded", longest_first=True
             )

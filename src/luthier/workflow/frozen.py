@@ -14,7 +14,7 @@ from luthier.data.tokens import Tokens, cache_folder
 from luthier.errors import ModelError, SpaceError
 from luthier.models.adapters.freeze import Freeze
 from luthier.models.adapters.method import Method
-from luthier.models.batch import PART
+from luthier.models.batch import BRANCH, PART
 from luthier.models.kept import Kept, Precision, bytes_of, keep
 from luthier.models.load import Loaded
 from luthier.models.trunk import Trunk, find
@@ -38,7 +38,7 @@ def plan_trunk(method: Method, loaded: Loaded, task: Any, plan: Plan, tokens: Ma
         return None
     wish, bottom = method.options.trunk, method.bottom(loaded) or 0
     reason = _reason(method, task)
-    if not reason and PART in tokens["train"].table.column_names:
+    if not reason and {PART, BRANCH} & {*tokens["train"].table.column_names}:
         reason = "an example holds several texts"
     if not reason and wish == "auto" and plan.total_updates <= plan.updates_per_epoch:
         reason = "each row is seen once"

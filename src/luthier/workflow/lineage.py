@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,8 +56,13 @@ class Tested(NamedTuple):
 
 
 def tested(run: Run, data: Dataset) -> Tested | str:
-    """What the earlier run was tested on, less the rows that are trained on now; or why that cannot be asked again."""
+    """What the earlier run was tested on, less the rows that are trained on now; or why that cannot be asked again.
+
+    They are asked as this run's task asks: where it has more labels, among all of them.
+    """
     task = data.task
+    if data.earlier is not None and data.earlier.run == run:
+        return Tested(task, data.earlier.tested) if data.earlier.tested else "its test rows are this run's own"
     learned, learns = run.facts["task"], f"{task.name}/{task.kind}"
     if learned != learns:
         return f"it learned {learned}, and this one learns {learns}"
@@ -65,14 +71,24 @@ def tested(run: Run, data: Dataset) -> Tested | str:
         earlier = dataset(recipe_of(run))
     except LuthierError as error:
         return str(error.fault.message) if not isinstance(error, RecipeError) else str(error)
-    if earlier.task.labels != task.labels:
+    if earlier.task.labels != task.labels and not (task.labels and set(earlier.task.labels) <= set(task.labels)):
         return "it has other labels"
-    records: Sequence[Record] = earlier.prepared.parts["test"]
+    records: Sequence[Record] = [_under(r, earlier.task.labels, task.labels) for r in earlier.prepared.parts["test"]]
     own, seen = ({r.key for r in data.prepared.parts[part]} for part in ("test", "train"))
     if all(r.key in own for r in records):
         return "its test rows are this run's own"
     left = [r for r in records if r.key not in seen]
-    return Tested(earlier.task, left) if left else "all of them are trained on now"
+    return Tested(task if task.labels else earlier.task, left) if left else "all of them are trained on now"
+
+
+def _under(record: Record, labels: Sequence[str], others: Sequence[str]) -> Record:
+    """A record whose target names labels by their places, with their places among others."""
+    if tuple(labels) == tuple(others):
+        return record
+    place = {i: others.index(label) for i, label in enumerate(labels)}
+    target = record.target
+    moved = place[target] if isinstance(target, int) else tuple(place.get(n, n) for n in target)
+    return replace(record, target=moved)
 
 
 def recipe_of(run: Run) -> Resolved:

@@ -6,7 +6,8 @@ rows on which two runs differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from luthier.errors import DataError, RunError
 from luthier.evaluation import compare as comparing
 from luthier.evaluation.intervals import Score, with_intervals
 from luthier.inference.model import Predictor, read_card, restore_task
+from luthier.recipe import Recipe
 from luthier.runs.store import Run
+from luthier.workflow import written
 from luthier.workflow.dataset import dataset
 from luthier.workflow.train import recipe_of, refuse_changed_data
 
@@ -60,7 +63,21 @@ def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 
     records, answers = predictor.measure(records, max_tokens=recipe.evaluation.max_tokens)
     if predictor.truncated:
         rest.notes.append(f"{predictor.truncated} of {len(records)} texts are cut to {predictor.card['max_length']} tokens")
-    return with_intervals(task.scores, task.gold(records), answers, resamples=resamples), rest
+    gold = task.gold(records)
+    strata = task.strata(gold) if hasattr(task, "strata") else None
+    scores = with_intervals(task.scores, gold, answers, resamples=resamples, strata=strata)
+    return scores | _of_texts(predictor, records, recipe, resamples=resamples), rest
+
+
+def _of_texts(predictor: Predictor, records: Sequence[Record], recipe: Recipe, *, resamples: int) -> dict[str, Score]:
+    """The scores of what the model writes, on as many rows as the recipe says; nothing where it writes nothing to be scored."""
+    task, loaded, most = predictor.task, predictor.loaded, recipe.evaluation.max_tokens
+    if not task.text_score_names():
+        return {}
+    chosen = [records[place] for place in written.drawn(task, records, recipe)]
+    texts = written.answers(task, loaded, chosen, max_length=predictor.card["max_length"], max_tokens=most)
+    figures = written.figures_of(task, loaded, chosen, texts, max_tokens=most)
+    return {} if figures is None else written.Scorer(task).with_intervals(figures, resamples=resamples)
 
 
 def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Comparison, list[dict[str, Any]]]:
@@ -72,21 +89,24 @@ def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Compari
 
     left, right = a.lines("predictions/test.jsonl"), b.lines("predictions/test.jsonl")
     task, other = task_of(a), task_of(b)
-    if (task.kind, task.labels) != (other.kind, other.labels):
+    if _learned(task) != _learned(other):
         raise RunError("the runs have different labels or kinds", remedy="compare runs of one task")
-    places: dict[tuple[str, str], list[int]] = {}
+    places: dict[tuple[str, ...], list[int]] = {}
     for index, row in enumerate(right):
-        places.setdefault((row["key"], str(row["target"])), []).append(index)
-    pairs = [(i, places[k].pop(0)) for i, row in enumerate(left) if places.get(k := (row["key"], str(row["target"])))]
+        places.setdefault(_same(row), []).append(index)
+    pairs = [(i, places[k].pop(0)) for i, row in enumerate(left) if places.get(k := _same(row))]
     if len(pairs) < max(2, len(left) // 2):
         raise RunError(f"the runs share {len(pairs)} of {len(left)} test rows", remedy="compare runs with the same data and seed")
     rows_a, rows_b = [i for i, _ in pairs], [j for _, j in pairs]
     kept = load_file(a.folder / "predictions" / "test.safetensors")
     out_a, gold = kept["outputs"][rows_a], kept["gold"][rows_a]
-    out_b = load_file(b.folder / "predictions" / "test.safetensors")["outputs"][rows_b]
+    other_kept = load_file(b.folder / "predictions" / "test.safetensors")
+    out_b = other_kept["outputs"][rows_b]
     result = comparing.compare(
-        task.scores, gold, out_a, out_b, loss_a=task.row_loss(gold, out_a), loss_b=task.row_loss(gold, out_b), resamples=resamples
-    )
+        task.scores, gold, out_a, out_b, loss_a=task.row_loss(gold, out_a), loss_b=task.row_loss(gold, out_b), resamples=resamples,
+        strata=task.strata(gold) if hasattr(task, "strata") else None,
+    )  # fmt: skip
+    result = replace(result, differences=result.differences | _of_written(task, kept, other_kept, pairs, resamples=resamples))
     differing = [
         {
             "text": left[rows_a[i]]["text"],
@@ -97,6 +117,35 @@ def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Compari
         for i in result.differing
     ]
     return result, differing
+
+
+def _learned(task: Any) -> tuple[Any, ...]:
+    """What a task learns: its kind and labels, and of several tasks each one's."""
+    return task.kind, tuple(task.labels), [(n, _learned(t)) for n, t in getattr(task, "tasks", {}).items()]
+
+
+def _same(row: dict[str, Any]) -> tuple[str, ...]:
+    """What tells a test row from others: its text, its target, and the task that it is of, where there are several."""
+    return row["key"], str(row["target"]), str(row.get("task", ""))
+
+
+def _of_written(
+    task: Any, kept: Mapping[str, Any], other: Mapping[str, Any], pairs: Sequence[tuple[int, int]], *, resamples: int
+) -> dict[str, tuple[float, float, float]]:
+    """The differences of the scores of written texts, on the rows that both have answered in full."""
+    import numpy as np
+
+    if "written" not in kept or "written" not in other:
+        return {}
+    mine, theirs = ({int(row): i for i, row in enumerate(k["written_rows"])} for k in (kept, other))
+    both = [(mine[i], theirs[j]) for i, j in pairs if i in mine and j in theirs]
+    if not both:
+        return {}
+    a, b = kept["written"][[i for i, _ in both]], other["written"][[j for _, j in both]]
+    scorer = written.Scorer(task)
+    return comparing.paired(
+        scorer, np.zeros(len(a)), a, b, resamples=resamples, draw=np.random.default_rng(0), strata=scorer.strata(a)
+    )  # fmt: skip
 
 
 def task_of(run: Run) -> Any:
@@ -123,6 +172,10 @@ def _usable(task: Any, rows: Rows) -> list[Record]:
 
 
 def _answer(row: dict[str, Any]) -> Any:
+    if isinstance(row["target"], dict):  # several tasks, each with what it said
+        return "; ".join(f"{name}: {_answer({'target': '', **row[name]})}" for name in row["target"])
+    if "written" in row:
+        return row["written"]
     if "nats" in row:
         return f"{row['nats'] / max(row['tokens'], 1):.3f} nats a token"
     if "deprel" in row:

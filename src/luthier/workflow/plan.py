@@ -7,13 +7,15 @@ reasons in `resolved.sources`, for `explain` and the run's record.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from luthier.errors import Fault, RecipeError
 from luthier.recipe import Resolved
-from luthier.training.curriculum import Course, course
-from luthier.workflow.dataset import Dataset
+from luthier.training.curriculum import Course, course, in_pairs
+from luthier.workflow.dataset import LEARNED, Dataset
 
 SLOWEST, SCRATCH_RATE = 1e-5, 2e-3
 """The lowest inferred learning rate, and the one for a model of width 256 that starts at random."""
@@ -52,22 +54,34 @@ def plan(
     """
     training, task = resolved.recipe.training, data.task
     size = training.batch_size * training.gradient_accumulation
-    staged = resolved.recipe.curriculum.type in ("sequential", "replay")
-    examples = round(len(streams) / len(set(streams))) if staged else len(streams)
+    section, learned = resolved.recipe.curriculum, LEARNED if data.earlier is not None else None
+    staged = section.type in ("sequential", "replay") and learned is None
+    examples = len(streams) if learned is None else len(course(section, streams, epochs=1, seed=training.seed, learned=learned).rows(0))
+    pairs = _in_pairs(resolved, task.marks(data.prepared.parts["train"]), size) if hasattr(task, "marks") else None
+    if pairs is not None:
+        examples = len(pairs(0))
     per_epoch = -(-examples // size)
-    if training.epochs == "auto":
-        epochs = float(min(task.most_epochs, max(task.fewest_epochs, math.ceil(task.fewest_updates / per_epoch))))
-        what = f" and {len(task.labels)} outputs" if task.labels else ""
-        each = " a stage on average" if staged else ""
-        rows = f"{examples} training {'rows' if task.labels else 'examples'}{each}"
-        resolved.infer("training.epochs", epochs, f"{rows}{what}, at {size} an update")
-    else:
+    passes: int | dict[str, int]
+    if training.epochs != "auto":
         epochs = training.epochs
-    order = course(resolved.recipe.curriculum, streams, epochs=math.ceil(epochs), seed=training.seed)
+        passes = math.ceil(epochs)
+    elif staged:
+        counted = Counter(streams)
+        passes = {n: _epochs(getattr(task, "tasks", {}).get(n, task), -(-rows // size)) for n, rows in counted.items()}
+        epochs = sum(passes[n] * rows for n, rows in counted.items()) / len(streams)
+        resolved.infer("training.epochs", passes, f"each stage's rows and outputs, at {size} an update")
+    else:
+        passes = _epochs(task, per_epoch)
+        epochs = float(passes)
+        what = f" and {len(task.labels)} outputs" if task.labels else ""
+        rows = f"{examples} training {'rows' if task.labels else 'examples'}"
+        resolved.infer("training.epochs", epochs, f"{rows}{what}, at {size} an update")
+    order = Course(pairs, math.ceil(epochs)) if pairs else course(section, streams, epochs=passes, seed=training.seed, learned=learned)
     stages: tuple[int, ...] = ()
     if order.stages:
         counts = [sum(n for e, n in enumerate(order.updates(size)) if order.stage(e) == s) for s in range(len(order.stages))]
         total, stages = sum(counts), tuple(counts)
+        per_epoch = -(-total // order.epochs)
     else:
         total = math.ceil(epochs * per_epoch)
     if training.max_steps is not None:
@@ -100,6 +114,25 @@ def plan(
     return Plan(epochs, per_epoch, total, rate, length, metric, stages), order
 
 
+def _epochs(task: Any, per_epoch: int) -> int:
+    """Passes over the rows of a task: enough for the updates it needs, within its fewest and most."""
+    return int(min(task.most_epochs, max(task.fewest_epochs, math.ceil(task.fewest_updates / per_epoch))))
+
+
+def _in_pairs(resolved: Resolved, marks: Sequence[int], size: int) -> Callable[[int], list[int]]:
+    """The rows of every epoch, those of a class two by two. Raises RecipeError where updates or a curriculum would part them."""
+    faults = []
+    if size < 4 or size % 2:
+        what = f"{size} examples an update cannot hold pairs of several classes"
+        faults.append(Fault(what, "training.batch_size", "give an even number from 4"))
+    if resolved.recipe.curriculum.type != "single":
+        what = "brings rows in an order of its own, and here those of a class come together"
+        faults.append(Fault(what, "curriculum.type", "take it out"))
+    if faults:
+        raise RecipeError(faults)
+    return in_pairs(marks, seed=resolved.recipe.training.seed)
+
+
 def _of_stages(resolved: Resolved) -> None:
     """Decide and refuse what a training in stages does otherwise."""
     if resolved.recipe.training.early_stopping is not None:
@@ -107,8 +140,28 @@ def _of_stages(resolved: Resolved) -> None:
     resolved.infer("evaluation.restore_best", False, "stages end with the weights of the last one")
 
 
+def _unwatched(resolved: Resolved) -> None:
+    """Decide and refuse what a training without validation rows does otherwise."""
+    recipe, remedy = resolved.recipe, "give data.validation, or take it out"
+    asked = {
+        "training.early_stopping": recipe.training.early_stopping is not None,
+        "training.schedule": recipe.training.schedule == "plateau",
+        "retention": recipe.retention.type == "soup" and getattr(recipe.retention, "weight", None) == "auto",
+    }
+    faults = [Fault("looks at validation rows, and there are none", path, remedy) for path, wanted in asked.items() if wanted]
+    if faults:
+        raise RecipeError(faults)
+    resolved.infer("evaluation.restore_best", False, "there are no validation rows: the last weights are kept")
+
+
 def infer_from_data(resolved: Resolved, data: Dataset) -> None:
-    """Record what the data alone decided."""
+    """Record what the data alone decided. Raises RecipeError for what cannot be decided without validation rows."""
+    if resolved.recipe.data.validation_share == "auto" and not resolved.recipe.data.validation:
+        watched = bool(data.prepared.parts["validation"])
+        because = "enough to choose by" if watched else f"the task, {data.task.name}: every row is trained on"
+        resolved.infer("data.validation_share", resolved.recipe.data.held_out if watched else 0.0, because)
+    if not data.prepared.parts["validation"]:
+        _unwatched(resolved)
     for path, value, because in data.task.inferred():
         resolved.infer(path, value, because)
     if resolved.recipe.evaluation.baselines == "auto":

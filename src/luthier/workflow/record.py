@@ -7,6 +7,7 @@ run folder, scores with intervals, the predictions of the test part, the plain m
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ from luthier.evaluation.report import Story, render
 from luthier.inference.predict import combining, embeddings, outputs
 from luthier.models import quantize
 from luthier.models.save import save
+from luthier.models.source import fingerprint
 from luthier.runs.card import model_card
 from luthier.runs.store import Run
 from luthier.security.artifacts import sha256, write_atomic, write_json, write_jsonl, write_text
 from luthier.workflow import probes, stages, written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Listener, Stage
+from luthier.workflow.stream import taken
 
 Array = NDArray[np.float64]
 PROBE = "base.probe."
@@ -93,7 +96,9 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     )  # fmt: skip
     gold = task.gold(test)
     everything = {name: measured[name] for name in METHODS if name in measured} | {"model": answers}
-    scores = {name: with_intervals(task.scores, gold, values, resamples=evaluation.bootstrap) for name, values in everything.items()}
+    strata = task.strata(gold) if hasattr(task, "strata") else None
+    times = evaluation.bootstrap
+    scores = {n: with_intervals(task.scores, gold, values, resamples=times, strata=strata) for n, values in everything.items()}
     texts = written.write(job, "test")
     figures = {name: measured.get(f"{name}.written") for name in METHODS} | {"model": written.figures(job, "test", texts)}
     for name, lines in figures.items():
@@ -116,16 +121,21 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         "test_rows": len(test),
         "written_rows": written.answered(job),
         "own_scores": written.own_names(job),
+        "mains": [f"{n}.{main}" for n, main in getattr(task, "mains", {}).items()],
         "methods": scores,
         "probes": elsewhere,
         "stages": stages.matrix(run.lines(stages.FILE)),
     }
     write_json(run.folder / "scores.json", facts)
-    write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers))
+    write_jsonl(run.folder / "predictions" / "test.jsonl", _predictions(job, gold, answers, texts))
     kept = {"outputs": np.ascontiguousarray(answers), "gold": np.ascontiguousarray(gold)}
+    if texts and figures["model"] is not None:
+        kept |= {"written": np.ascontiguousarray(figures["model"]), "written_rows": np.array(written.places_of(job, "test"))}
     write_atomic(run.folder / "predictions" / "test.safetensors", lambda p: save_file(kept, p))
     _save_model(job, run, state)
     write_jsonl(run.folder / "data" / "quarantine.jsonl", [q._asdict() for q in job.data.prepared.quarantined])
+    if len(mixed := _mixed(job, run)) > 1:
+        run.record(streams=mixed)
     best = scores["model"][job.plan.metric]
     failed = probes.failures(evaluation.fail_if, elsewhere)
     run.record(
@@ -137,6 +147,15 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
     write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
     write_text(run.report, render(_story(job, run), task=task, gold=gold, outputs=answers, records=test))
     return scores
+
+
+def _mixed(job: Job, run: Run) -> dict[str, dict[str, float]]:
+    """How many examples of each stream were trained on, repeats counted, and their share."""
+    training, tokens = job.resolved.recipe.training, job.tokens["train"]
+    streams = job.data.streams(range(len(tokens)) if tokens.owner is None else tokens.owner.tolist())
+    size = training.batch_size * training.gradient_accumulation
+    found = taken(job.course, streams, size=size, updates=run.facts["progress"]["step"])
+    return {name: {"examples": n, "share": n / max(1, sum(found.values()))} for name, n in found.items()}
 
 
 def _save_model(job: Job, run: Run, state: dict[str, Any]) -> None:
@@ -160,7 +179,9 @@ def _base_of(job: Job, run: Run) -> dict[str, Any]:
     base = job.loaded.base
     if base is None:
         return {}
-    return {"name": base.name, "layers": job.resolved.recipe.model.layers, **run.facts["base"], **quantize.facts(job.loaded)}
+    own = job.source is not None and base.location != job.source.location  # adapters that are trained further stand on another model
+    digests = fingerprint(base, job.loaded.commit) if own else run.facts["base"]
+    return {"name": base.name, "layers": job.resolved.recipe.model.layers, **digests, **quantize.facts(job.loaded)}
 
 
 def _story(job: Job, run: Run) -> Story:
@@ -168,9 +189,13 @@ def _story(job: Job, run: Run) -> Story:
     return Story(run.id, run.facts, run.scores, log, evaluations, job.resolved.values(), samples)
 
 
-def _predictions(job: Job, gold: NDArray[Any], answers: Array) -> list[dict[str, Any]]:
+def _predictions(job: Job, gold: NDArray[Any], answers: Array, texts: Sequence[str]) -> list[dict[str, Any]]:
     records, losses = job.data.prepared.parts["test"], job.task.row_loss(gold, answers)
-    return [
+    found = [
         {"file": r.file, "line": r.line, "text": r.text[:LONGEST], "text_pair": r.pair, "key": r.key, **d, "error": float(e)}
         for r, d, e in zip(records, job.task.predictions(records, answers), losses, strict=True)
     ]
+    if job.task.answers:
+        for place, text in zip(written.places_of(job, "test"), texts, strict=True):
+            found[place]["written"] = text
+    return found

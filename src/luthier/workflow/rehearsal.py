@@ -57,7 +57,7 @@ def _train(fit: Fit) -> None:
 
 def _evaluate(fit: Fit) -> None:
     """The first batch of the first evaluation, which is its largest."""
-    layout, tokens = fit.job.loaded.layout, fit.job.tokens["validation"]
+    layout, tokens = fit.job.loaded.layout, fit.job.tokens["validation" if fit.job.data.prepared.parts["validation"] else "test"]
     lengths, examples = tokens.lengths(), tokens.examples()
     budget, padded = fit.evaluation.max_tokens, layout.kind == "padded"
     rows = next(within_budget(range(len(lengths)), lengths, budget, padded=padded, longest_first=True))

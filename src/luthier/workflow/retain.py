@@ -35,6 +35,12 @@ def prepare(resolved: Resolved, task: Any, loaded: Loaded, method: Method, *, ma
     staged = resolved.recipe.curriculum.type in ("sequential", "replay")
     if options.type == "ewc" and not files and not staged:
         raise RecipeError([Fault("needs rows of the earlier task", "retention.data", "name their files")])
+    if options.type == "ewc" and hasattr(task, "settle"):
+        raise RecipeError([Fault(f"weighs by a head that is trained, and that of {task.name} is fitted", "retention", "choose l2sp")])
+    if options.type == "soup" and staged and method.adapter:
+        raise RecipeError(
+            [Fault("cannot mix adapters that have learned in an earlier stage", "retention", "set method: full, or choose distill")]
+        )
     way.check(Start(loaded, method, task.loss(layout)))
     rows: Rows | None = None
     hashes: dict[str, str] = {}

@@ -17,6 +17,7 @@ from luthier.inference.predict import combining, outputs
 from luthier.models.batch import Batch, collate
 from luthier.runs.store import Run
 from luthier.security.artifacts import write_jsonl
+from luthier.tasks.metrics import LOWER_IS_BETTER
 from luthier.workflow.build import Job
 
 FILE = "stages.jsonl"
@@ -30,15 +31,21 @@ def ending(job: Job, step: int) -> int | None:
     return ends.index(step) if step in ends else None
 
 
-def measure(job: Job, run: Run, *, step: int, stage: str) -> None:
-    """Score every task on its test rows, and write it down; what a resumed run finds there from later is dropped."""
+def measure(job: Job, run: Run, *, step: int, stage: str, mix: float | None = None) -> None:
+    """Score every task on its test rows, and write it down; what a resumed run finds there from later is dropped.
+
+    `mix` is the share of the stage's weights that was kept, where only a share was.
+    """
     layout, records = job.loaded.layout, job.data.prepared.parts["test"]
     found = outputs(
         job.loaded.model, job.tokens["test"], layout, answer=job.task.answer(layout),
         max_tokens=job.resolved.recipe.evaluation.max_tokens, combine=combining(job.task, records),
     )  # fmt: skip
     scores = job.task.scores(job.task.gold(records), found)
-    line = {"step": step, "stage": stage, "scores": {n: scores[f"{n}.{t.metric}"] for n, t in job.task.tasks.items()}}
+    names = {n: main if f"{n}.{main}" in scores else "loss" for n, main in job.task.mains.items()}  # what is written is not scored here
+    line: dict[str, Any] = {"step": step, "stage": stage, "scores": {n: scores[f"{n}.{name}"] for n, name in names.items()}}
+    line |= {"less": less} if (less := sorted(n for n, name in names.items() if name in LOWER_IS_BETTER)) else {}
+    line |= {} if mix is None else {"mix": mix}
     write_jsonl(run.folder / FILE, [*(one for one in run.lines(FILE) if one["step"] < step), line])
 
 
@@ -67,11 +74,14 @@ def matrix(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scores = {one["stage"]: one["scores"] for one in lines}
     if len(stages) < 2:
         return {}
-    last = scores[stages[-1]]
+    last, less = scores[stages[-1]], lines[-1].get("less", ())
     found: dict[str, Any] = {"stages": stages, "scores": {n: [scores[s][n] for s in stages] for n in stages}}
+    if mixes := [one["mix"] for one in lines if "mix" in one]:
+        found["mixes"] = mixes
     found["average"] = sum(last[n] for n in stages) / len(stages)
-    found["backward_transfer"] = sum(last[n] - scores[n][n] for n in stages[:-1]) / (len(stages) - 1)
+    sign = {n: -1.0 if n in less else 1.0 for n in stages}
+    found["backward_transfer"] = sum(sign[n] * (last[n] - scores[n][n]) for n in stages[:-1]) / (len(stages) - 1)
     if "" in scores:
         before = itertools.pairwise(stages)
-        found["forward_transfer"] = sum(scores[a][b] - scores[""][b] for a, b in before) / (len(stages) - 1)
+        found["forward_transfer"] = sum(sign[b] * (scores[a][b] - scores[""][b]) for a, b in before) / (len(stages) - 1)
     return found

@@ -14,6 +14,18 @@ from luthier.training.batches import UpdateStream
 from luthier.training.curriculum import Course
 
 
+def taken(course: Course, streams: Sequence[str], *, size: int, updates: int) -> dict[str, int]:
+    """How many examples of each stream the first so many updates have, given each example's stream."""
+    found = dict.fromkeys(streams, 0)
+    epoch = 0
+    while updates > 0:
+        rows = course.rows(epoch)
+        for row in rows[: updates * size]:
+            found[streams[row]] += 1
+        updates, epoch = updates - -(-len(rows) // size), epoch + 1
+    return found
+
+
 def stream(
     tokens: Tokens,
     records: Sequence[Record],

@@ -20,6 +20,7 @@ from luthier.workflow.events import Listener, silent
 from luthier.workflow.fit import Fit, weights_digest
 from luthier.workflow.lineage import recipe_of as recipe_of
 from luthier.workflow.lineage import refuse_changed_data as refuse_changed_data
+from luthier.workflow.onward import REPLAY, onward
 from luthier.workflow.record import after, before
 
 PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn", "pyarrow")
@@ -71,17 +72,23 @@ def resume(run: Run, *, finish: bool = False, listener: Listener = silent) -> Ru
     return run
 
 
-def continue_run(run: Run, *, epochs: float, overrides: Sequence[str] = (), listener: Listener = silent) -> Run:
-    """Train a finished run's model longer, as a new run with the old one as its parent."""
+def continue_run(
+    run: Run,
+    *,
+    data: str | Path | Sequence[str | Path] | None = None,
+    epochs: float | None = None,
+    replay: float = REPLAY,
+    overrides: Sequence[str] = (),
+    listener: Listener = silent,
+) -> Run:
+    """Train a finished run's model further, as a new run with the old one as its parent.
+
+    Without `data` longer, on the same rows, for so many `epochs`. With files of new `data` on these, where a share `replay` of
+    each epoch are rows that the run was trained on; 0 brings none back. Raises RunError for a run that is not finished or whose
+    data have changed, RecipeError where the two cannot be put together, DataError for files that cannot be used.
+    """
     _refuse_unfinished(run)
-    refuse_changed_data(run)
-    earlier = recipe_of(run)
-    raw = earlier.recipe.model_dump(mode="json")
-    raw["model"] |= {"name": str(run.model), "revision": None, "from_scratch": None}
-    raw["training"] |= {"epochs": epochs, "max_steps": None}
-    changed = load_recipe(raw, overrides=overrides)
-    resolved = Resolved(changed.recipe, earlier.folder, f"{earlier.name}-continued", changed.sources)
-    return start(resolved, parent=run.id, listener=listener)
+    return start(onward(run, data=data, epochs=epochs, replay=replay, overrides=overrides), parent=run.id, listener=listener)
 
 
 def reproduce(run: Run, *, listener: Listener = silent) -> tuple[Run, dict[str, Any]]:

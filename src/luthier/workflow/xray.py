@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from luthier.data.tokens import UNGRADED, Encoded, Tokens
@@ -58,7 +58,7 @@ def refuse(found: Sequence[Finding], accepted: Sequence[str], *, shown: Sequence
     rest = [f for f in found if f.name not in accepted]
     if rest:
         text = "\n".join(f"{f.name}: {f.message}\n  → {f.remedy}" for f in rest)
-        names = " ".join(f"--accept {f.name}" for f in rest)
+        names = " ".join(f"--accept {name}" for name in dict.fromkeys(f.name for f in rest))
         raise LabelError(
             f"the labels are not what training needs\n{text}", where="label X-ray", remedy=f"to go on all the same: {names}", samples=shown
         )
@@ -71,6 +71,9 @@ def findings(task: Any, encoded: Encoded, tokenizer: Any, config: Any) -> list[F
 
     if not task.writes:
         return []
+    if hasattr(task, "encoded"):  # several tasks: each is looked at alone, and named
+        several = [(n, findings(task.tasks[n], own, tokenizer, config)) for n, own in task.encoded.items()]
+        return [replace(f, message=f"{name}: {f.message}") for name, own in several for f in own]
     counts, tokens = encoded.counts, encoded.tokens
     answers = task.answers
     examples = tokens.examples()[:LOOKED_AT] if len(tokens) else []

@@ -16,6 +16,9 @@ class Member(TaskOptions):
     type: str = "member"
     data: dict[str, Any] = Field(default_factory=dict, description="what its data section has otherwise than the recipe's")
     weight: Annotated[float, Field(gt=0)] = Field(1.0, description="how much its loss counts")
+    metric: str | None = Field(
+        None, description="its main score, of which `mean` is the mean over the tasks; its type's own, or by its answers, where absent"
+    )
     options: SerializeAsAny[TaskOptions] = Field(description="the task's own fields")
 
 
@@ -27,8 +30,8 @@ def _member(value: Any) -> Any:
         value = {"type": value}
     if not isinstance(value, dict) or "type" not in value:
         raise ValueError(f"expected a task with its type: one of {', '.join(n for n in TASK_OPTIONS.names() if n != 'multitask')}")
-    own = {k: v for k, v in value.items() if k not in ("data", "weight")}
-    return Member(data=value.get("data", {}), weight=value.get("weight", 1.0), options=_options(own))
+    beside = {k: v for k, v in value.items() if k in ("data", "weight", "metric")}
+    return Member(**beside, options=_options({k: v for k, v in value.items() if k not in beside}))
 
 
 def _restored(value: Any) -> Any:
@@ -38,6 +41,8 @@ def _restored(value: Any) -> Any:
 
 def _options(own: dict[str, Any]) -> TaskOptions:
     name = str(own["type"])
+    if name == "few_shot":
+        raise ValueError("few_shot is not one of several tasks: its head is fitted, not trained with the others; take classification")
     if name not in TASK_OPTIONS.names() or name == "multitask":
         guess = nearest(name, TASK_OPTIONS.names())
         raise ValueError(f"unknown task {name!r}" + (f"; did you mean {guess}?" if guess and guess != "multitask" else ""))
@@ -55,6 +60,11 @@ class MultitaskOptions(TaskOptions):
     weighing: Literal["fixed", "uncertainty"] = Field(
         "fixed", description="losses count as `weight` says, or by a variance that is learned for each"
     )
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer that one of them may write."""
+        return max(getattr(m.options, "max_new_tokens", 0) for m in self.tasks.values())
 
     @model_validator(mode="after")
     def _several(self) -> MultitaskOptions:

@@ -1,0 +1,194 @@
+"""Whole optimizer steps of DPO against TRL's `DPOTrainer`, with the prompt computed once.
+
+    python benchmarks/preference.py [--quick]
+
+A Llama shape with random weights (hidden 576, vocabulary 49,152), all of which train; batches of 8 pairs whose prompts and
+responses have 200 and 50, or 100 and 100, tokens on the mean; the same rows in the same order, the same AdamW, clipping
+included. `DPOTrainer` has its defaults on a CPU (`use_cpu=True, bf16=False`; gradient checkpointing on), and computes the
+reference in each step, as the side here does; `_precomputed` is the side here with its default, the reference computed once
+before. `_vs_best` is against TRL's best settings, checkpointing off and the reference precomputed, with the reference
+precomputed here too. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import random
+import time
+from typing import Any
+
+from sft import RATE, VOCABULARY, llama
+from turns import Turn, serve, take_turns
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+BATCH, BETA = 8, 0.1
+
+
+def rows(count: int, prompt: int, response: int) -> list[dict[str, list[int]]]:
+    """Pairs in token ids, whose lengths differ by up to a fifth from the mean."""
+    draw = random.Random(1)
+
+    def ids(mean: int) -> list[int]:
+        return [draw.randrange(10, VOCABULARY) for _ in range(draw.randint(mean - mean // 5, mean + mean // 5))]
+
+    return [{"prompt_ids": ids(prompt), "chosen_ids": ids(response), "rejected_ids": ids(response)} for _ in range(count)]
+
+
+def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
+    """Our loop, as `luthier train` sets it up, on trees."""
+    import numpy as np
+    import torch
+
+    from luthier.data.tokens import UNGRADED, assemble_tokens
+    from luthier.inference.predict import outputs
+    from luthier.models import forward, host, load
+    from luthier.models.heads import Head
+    from luthier.models.reference import Began
+    from luthier.recipe.sections import Data, Training
+    from luthier.recipe.tasks.preference import PreferenceOptions
+    from luthier.tasks.preference import Preference, tree
+    from luthier.training.batches import UpdateStream
+    from luthier.training.loop import train
+    from luthier.training.optim import Optimizer
+
+    machine, head = host.set_up(precision="fp32"), Head("causal", trees=True)
+    model = llama(order["layers"])
+    forward.prepare(model)
+    layout = forward.choose_layout(model, wanted="ragged", pad_id=0, kind="causal", trees=True)
+    kept = load.for_training(model, device=machine.device, dtype=machine.dtype, head=head)
+    optimizer = Optimizer(model, Training(weight_decay=0.0), kept=kept)
+    task = Preference(PreferenceOptions(loss="sigmoid", beta=BETA), Data(train=["none"]))
+
+    def sequence(prompt: list[int], answer: list[int]) -> tuple[Any, Any]:
+        ids = np.array([*prompt, *answer])
+        return ids[:-1], np.where(np.arange(1, len(ids)) >= len(prompt), ids[1:], UNGRADED)
+
+    tokens = assemble_tokens([tree([sequence(r["prompt_ids"], r[f"{kind}_ids"]) for kind in ("chosen", "rejected")], [1, 2]) for r in data])
+    targets = {"ranks": torch.tensor([[1, 0]] * len(data)), "reference": torch.zeros(len(data), 2)}
+    if order["precomputed"]:
+        found = outputs(model, tokens, layout, answer=task.answer(layout), max_tokens=16384)
+        targets["reference"] = torch.from_numpy(found[:, :2]).float()
+    else:
+        task.began = Began(model)
+    stream = UpdateStream(tokens.examples(), targets, size=BATCH, max_tokens=16384, seed=0)
+    stream._order = lambda epoch: list(range(len(data)))  # type: ignore[method-assign]  # as the other side has them
+    reports = train(model, stream, loss=task.loss(layout), optimizer=optimizer, rate=lambda step: RATE)
+
+    def turn(first: int, count: int) -> tuple[list[float], float]:
+        begun = time.perf_counter()
+        losses = [next(reports).loss for _ in range(count)]
+        return losses, time.perf_counter() - begun
+
+    return turn
+
+
+def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
+    """`DPOTrainer` on rows that are in tokens already, with the starting model as its reference."""
+    import torch
+    import transformers
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from trl import DPOConfig, DPOTrainer
+
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>")), pad_token="<pad>", eos_token="</s>"
+    )
+    model = llama(order["layers"])
+    began = copy.deepcopy(model)
+    state: dict[str, Any] = {"optimizer": None}
+
+    def turn(first: int, count: int) -> tuple[list[float], float]:
+        losses: list[float] = []
+
+        class Inner(DPOTrainer):  # type: ignore[misc]
+            def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+                return dataset
+
+            def _get_train_sampler(self, *_: Any) -> Any:
+                return torch.utils.data.SequentialSampler(self.train_dataset)
+
+            def compute_loss(self, *given: Any, **rest: Any) -> Any:
+                value = super().compute_loss(*given, **rest)
+                losses.append(float(value[0] if isinstance(value, tuple) else value))
+                return value
+
+        class Clock(transformers.TrainerCallback):
+            begun = ended = 0.0
+
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                self.begun = time.perf_counter()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                self.ended = time.perf_counter()
+
+        part = Dataset.from_list(data[first * BATCH : (first + count) * BATCH])
+        options = {"gradient_checkpointing": False, "precompute_ref_log_probs": True} if order["best"] else {}
+        arguments = DPOConfig(
+            output_dir="/tmp/luthier-benchmark", per_device_train_batch_size=BATCH, max_steps=count, learning_rate=RATE, beta=BETA,
+            lr_scheduler_type="constant", report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no", use_cpu=True,
+            bf16=False, **options,
+        )  # fmt: skip
+        clock = Clock()
+        trainer = Inner(model, ref_model=began, args=arguments, train_dataset=part, processing_class=tokenizer, callbacks=[clock])
+        if state["optimizer"] is not None:
+            trainer.optimizer = state["optimizer"]
+        trainer.train()
+        inner = trainer.optimizer
+        state["optimizer"] = inner.optimizer if hasattr(inner, "optimizer") else inner
+        return losses, clock.ended - clock.begun
+
+    return turn
+
+
+def make(order: dict[str, Any]) -> Turn:
+    """One side on its rows, in a child process."""
+    data = rows(order["steps"] * BATCH, *order["lengths"])
+    return luthier_side(order, data) if order["side"] == "luthier" else trl_side(order, data)
+
+
+SIDES = {
+    "DPOTrainer": {"side": "trl", "best": False},
+    "best": {"side": "trl", "best": True},
+    "recomputed": {"side": "luthier", "precomputed": False},
+    "precomputed": {"side": "luthier", "precomputed": True},
+}
+
+
+def contest(layers: int, lengths: tuple[int, int], names: list[str], *, turns: int, length: int) -> dict[str, dict[str, float]]:
+    orders = {n: {**SIDES[n], "layers": layers, "lengths": lengths} for n in names}
+    return take_turns(f"{layers} layers, {lengths[0]}:{lengths[1]}", orders, script=__file__, turns=turns, length=length)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the 6-layer shape alone, few turns")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(make)
+        return
+    figures: dict[str, float] = {}
+    differences = []
+    for layers in (6,) if options.quick else (6, 30):
+        for prompt, response in ((200, 50), (100, 100)):
+            best = ["best"] if layers == 6 and prompt == 200 else []
+            turns, length = (2, 1) if options.quick else (5, 2) if layers == 6 else (3, 1)
+            found = contest(layers, (prompt, response), ["DPOTrainer", *best, "recomputed", "precomputed"], turns=turns, length=length)
+            name = f"dpo_{layers}l_{prompt}_{response}"
+            figures |= {name: found["recomputed"]["ratio"], f"{name}_precomputed": found["precomputed"]["ratio"]}
+            if best:
+                figures["dpo_6l_vs_best"] = found["best"]["seconds"] / found["precomputed"]["seconds"]
+            differences += [found[n]["difference"] for n in ("recomputed", "precomputed")]
+    figures["max_loss_difference"] = max(differences)
+    print(json.dumps({k: float(f"{v:.3g}") for k, v in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()

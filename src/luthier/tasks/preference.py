@@ -1,0 +1,535 @@
+"""Preference: learning from which answers people like better.
+
+Enters: rows that compare answers, or call them good or bad. Leaves: trees, the prompt once with each of its answers after it;
+losses of how the answers' log-probabilities stand to each other and to those under the model as it began; and afterwards how
+often, and by how much, the preferred answer is ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.data.prepare import Record
+from luthier.data.rows import Row, Rows
+from luthier.data.split import Part
+from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
+from luthier.errors import DataError
+from luthier.tasks import preference_losses as losses
+from luthier.tasks.chat import Chat, backend_of, said, tokens_of
+from luthier.tasks.comparisons import Comparison, comparison, recognise
+from luthier.tasks.conversation import Conversation
+from luthier.tasks.template import Renderer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from luthier.models.batch import Batch, Loss
+    from luthier.models.forward import Layout
+    from luthier.models.heads import Head
+    from luthier.models.reference import Began
+    from luthier.recipe.sections import Data
+    from luthier.recipe.tasks.preference import PreferenceOptions
+
+REFERENCED = ("sigmoid", "robust", "ipo", "hinge", "kto")
+"""Losses that measure against the model as it began."""
+MEANS = ("ipo", "simpo", "orpo")
+"""Losses of log-probabilities per token."""
+
+
+class Figures(NamedTuple):
+    """Of each row its answers: all (rows, answers), 0 where a row has fewer.
+
+    `ranks` (int64) order them, the higher the better, -1 where there is no answer; in kto 1 is good and 0 bad. `sums` are
+    log-probabilities, `counts` graded tokens, `reference` the sums under the model as it began. In kto the last column is an
+    answer to another prompt, which has no rank.
+    """
+
+    ranks: Tensor
+    sums: Tensor
+    counts: Tensor
+    reference: Tensor
+
+
+class Judged(NamedTuple):
+    """The loss of each row, what it weighs, and named figures; all (rows,)."""
+
+    loss: Tensor
+    weight: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Preference(Chat):
+    """The task, with the format that its rows have and the most answers that one of them holds."""
+
+    name = "preference"
+    metric = "accuracy"
+    options: PreferenceOptions  # type: ignore[assignment]
+    fewest_updates, fewest_epochs, most_epochs = 100, 1, 3
+    rate = 2e-5
+
+    def __init__(self, options: PreferenceOptions, data: Data, *, format: str = "pairs", answers: int = 2) -> None:
+        super().__init__(options, data, format=format)  # type: ignore[arg-type]
+        self.answers_most = answers
+        self.objective = options.loss if options.loss != "auto" else "kto" if format == "unpaired" else "sigmoid"
+        self.began: Began | None = None
+        self.new = False
+        """Whether it is about to be trained, so that what it measures against will be there."""
+        self.references_of: dict[tuple[str, int], NDArray[np.float64]] = {}
+        """The starting model's log-probabilities of each record's answers, where they were computed before."""
+
+    @classmethod
+    def plan(cls, options: PreferenceOptions, data: Data, rows: dict[Part, Rows]) -> Preference:  # type: ignore[override]
+        """Recognise the format. Raises DataError where the columns are those of none, or do not suit the loss or the threshold."""
+        found = options.format if options.format != "auto" else recognise(rows["train"].rows, options.columns)
+        task = cls(options, data, format=found, answers=0)
+        task.new = True
+        if found == "unpaired" and task.objective != "kto":
+            raise DataError(
+                f"{task.objective} compares answers, and the rows have one each", where="task.loss", remedy="set it to kto, or give pairs"
+            )
+        if found == "ranked" and task.objective == "kto" and options.threshold is None:
+            raise DataError("kto wants good and bad answers", where="task.threshold", remedy="say from which rating on an answer is good")
+        if found in ("pairs", "openai") and options.threshold is not None:
+            raise DataError(f"rows of the format {found} have no ratings", where="task.threshold", remedy="take it out")
+        if faults := options.faults(task.objective):
+            raise DataError("; ".join(faults), where="task", remedy="take it out, or choose another loss")
+        return task
+
+    @property
+    def referenced(self) -> bool:
+        """Whether the loss measures against the model as it began."""
+        return self.objective in REFERENCED
+
+    @property
+    def columns_wide(self) -> int:
+        """Columns of figures: an answer each, and in kto one to another prompt."""
+        return self.answers_most + (self.objective == "kto")
+
+    @property
+    def outputs(self) -> int:
+        """Figures of each record: log-probabilities and graded tokens."""
+        return 2 * self.columns_wide
+
+    def inferred(self) -> list[tuple[str, Any, str]]:
+        """The format and the loss, where they were recognised."""
+        found = super().inferred()
+        return [*found, ("task.loss", self.objective, f"the format {self.format}")] if self.options.loss == "auto" else found
+
+    def state(self) -> dict[str, Any]:
+        """The format, and how many answers a row may have."""
+        return {"format": self.format, "answers": self.answers_most}
+
+    # ── rows to records ────────────────────────────────────────────────────────────────────────
+
+    def record(self, row: Row) -> Record | str:
+        """The comparison; its text is the prompt."""
+        options = self.options
+        found = comparison(row.values, self.format, names=options.columns, system=options.system, threshold=options.threshold)
+        if isinstance(found, str):
+            return found
+        self.answers_most = max(self.answers_most, len(found.answers))
+        return Record("\n".join(said(m) for m in found.prompt), None, found, row.file, row.line)
+
+    def fit(self, train: Sequence[Record]) -> None:
+        """Raises DataError where all answers are good, or all are bad."""
+        if self.objective != "kto":
+            return
+        kinds = {rating > 0 for r in train for rating in r.target.ratings}
+        if len(kinds) == 1:
+            raise DataError(
+                f"all {len(train)} answers are {'good' if kinds.pop() else 'bad'}: there is nothing to tell apart",
+                where="data.train",
+                remedy="kto needs answers of both kinds; where labels are ratings, set task.threshold",
+            )
+
+    def corpus(self, records: Sequence[Record]) -> list[str]:
+        """What everybody says."""
+        return [said(m, role=False) for r in records for m in [*r.target.prompt, *(m for a in r.target.answers for m in a)]]
+
+    def head(self, config: Any) -> Head:
+        """A decoder's own head, with trees for batches."""
+        from luthier.models.heads import Head
+
+        return Head("causal", trees=True)
+
+    # ── records to examples ────────────────────────────────────────────────────────────────────
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int, cache: Path | None = None, train: bool = False
+    ) -> Encoded:
+        """Trees: what a row's conversations begin with, up to the last token before an answer, then the rest of each.
+
+        Every conversation is rendered and tokenised whole, as servers do, so that sharing changes no token. In kto the last
+        branch is the answer of the row before. A row that the template refuses or of whose answers nothing is left is rejected.
+        """
+        renderer = self.renderer(tokenizer)
+        examples, owner, rejected = [], [], dict[int, str]()
+        counts: Counter[str] = Counter()
+        for index, record in enumerate(records):
+            found: Comparison = record.target
+            answers, numbers = list(found.answers), list(range(1, len(found.answers) + 1))
+            if self.objective == "kto":
+                answers.append(records[index - 1].target.answers[0])
+                numbers.append(self.columns_wide)
+            sequences = self._sequences(record, answers, renderer, tokenizer, max_length, counts)
+            if isinstance(sequences, str):
+                rejected[index] = sequences
+                continue
+            examples.append(tree(sequences, numbers))
+            owner.append(index)
+        return Encoded(assemble_tokens(examples, owner=owner, truncated=counts["rows_cut"]), rejected, counts)
+
+    def _sequences(
+        self,
+        record: Record,
+        answers: Sequence[list[dict[str, Any]]],
+        renderer: Renderer,
+        tokenizer: Any,
+        max_length: int,
+        counts: Counter[str],
+    ) -> list[tuple[Any, Any]] | str:
+        """(ids, labels) of the prompt with each answer, cut to `max_length`; or why there are none."""
+        import numpy as np
+
+        found: Comparison = record.target
+        shown, faults = [], dict[int, str]()
+        for answer in answers:
+            talk = replace(record, target=Conversation([*found.prompt, *answer], found.tools))
+            made = self._rendered(talk, renderer, faults, 0)
+            if made is None:
+                return faults[0]
+            shown.append(made)
+        encodings = backend_of(tokenizer).encode_batch([s.text for s in shown], add_special_tokens=False)
+        sequences = []
+        for made, encoding in zip(shown, encodings, strict=True):
+            learned = [s for s in made.spans if s.turn >= len(found.prompt)]
+            ids, graded = np.array(encoding.ids), tokens_of(learned, made, np.array(encoding.offsets).reshape(-1, 2))
+            cut = len(ids) > max_length + 1
+            counts.update(
+                rows=1, rows_cut=cut, answers_cut=bool(graded[max_length + 1 :].any()), turns=len(learned), turns_graded=len(learned),
+                contexts_changed=sum(not s.same_context for s in learned),
+            )  # fmt: skip
+            ids, graded = ids[: max_length + 1], graded[: max_length + 1]
+            labels = np.where(graded[1:], ids[1:], UNGRADED)
+            if (labels == UNGRADED).all():
+                return f"its answers lie beyond the {max_length} tokens that fit" if cut else "nothing in an answer is graded"
+            sequences.append((ids[:-1], labels))
+        own = sequences[: len(found.answers)]
+        for i, (ids, labels) in enumerate(own):
+            if any(np.array_equal(ids, a) and np.array_equal(labels, b) for a, b in own[:i]):
+                return f"its answers are the same in the {max_length} tokens that fit"
+        return sequences
+
+    def ask(self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int) -> list[list[int]]:
+        """The prompts in tokens; the newest part where one is too long."""
+        renderer = self.renderer(tokenizer)
+        room = max_length - min(self.options.max_new_tokens, max_length // 2)
+        texts = [renderer.prompt(r.target.prompt, tools=r.target.tools) for r in records]
+        return [e.ids[-room:] for e in backend_of(tokenizer).encode_batch(texts, add_special_tokens=False)]
+
+    def references(self, records: Sequence[Record]) -> list[list[str]]:
+        """The best answers; none where an answer is bad."""
+        return [[a] if (a := self.graded_text(r)) else [] for r in records]
+
+    def text_scorer(self) -> None:  # type: ignore[override]
+        """Preferred answers are examples, not what has to be written."""
+
+    def graded_text(self, record: Record) -> str:
+        """The answer that is rated highest; nothing where the only one is bad."""
+        found: Comparison = record.target
+        best = max(range(len(found.ratings)), key=found.ratings.__getitem__)
+        return "" if found.ratings[best] <= 0 and len(found.ratings) == 1 else "\n".join(said(m, role=False) for m in found.answers[best])
+
+    # ── batches to losses ──────────────────────────────────────────────────────────────────────
+
+    def remember(self, records: Sequence[Record], sums: NDArray[np.float64]) -> None:
+        """Keep what the starting model makes of the records' answers, (records, columns)."""
+        self.references_of |= {(r.file, r.line): line for r, line in zip(records, sums, strict=True)}
+
+    def gold(self, records: Sequence[Record]) -> NDArray[np.float64]:
+        """Ranks of the answers, -1 where there is none, then the starting model's log-probabilities, NaN where these are not known.
+
+        (records, 2 * columns)
+        """
+        import numpy as np
+
+        wide = self.columns_wide
+        found = np.full((len(records), 2 * wide), np.nan)
+        found[:, :wide] = -1
+        for line, record in zip(found, records, strict=True):
+            ratings = record.target.ratings
+            ranks = [float(r > 0) for r in ratings] if self.objective == "kto" else np.unique(ratings, return_inverse=True)[1]
+            line[: len(ratings)] = ranks
+            kept = self.references_of.get((record.file, record.line))
+            if kept is not None:
+                line[wide : wide + len(kept)] = kept
+        return found
+
+    def targets(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Ranks and reference of each record, as `gold` has them; a reference not yet computed is 0."""
+        import torch
+
+        ranks, reference = torch.from_numpy(self.gold(records)).split(self.columns_wide, 1)
+        return {"ranks": ranks.long(), "reference": reference.nan_to_num(0.0).float()}
+
+    def loss(self, layout: Layout) -> Callable[[nn.Module, Batch], Loss]:
+        """The loss function, weighed by rows; `parts` are what the log shows of them."""
+        from luthier.models.batch import Loss
+        from luthier.models.logprobs import segment_logprobs
+
+        def loss(model: nn.Module, batch: Batch) -> Loss:
+            places, _ = _table(batch, self.columns_wide)
+            first = places.max(1).values
+            ranks, reference = batch.targets["ranks"][first], batch.targets["reference"][first]
+            if self.began is not None:
+                with self.began.again(model):
+                    reference = _laid(segment_logprobs(model, batch, layout).sums, places)
+            found = segment_logprobs(model, batch, layout)
+            judged = self.judge(Figures(ranks, _laid(found.sums, places), _laid(found.counts, places), reference))
+            parts = {name: float(value.detach().sum()) for name, value in judged.parts.items()}
+            return Loss(judged.loss.sum(), float(judged.weight.sum()), parts)
+
+        return loss
+
+    def answer(self, layout: Layout) -> Callable[[nn.Module, Batch], Tensor]:
+        """For each segment its row's log-probabilities and graded tokens, (segments, 2 * columns)."""
+        import torch
+
+        from luthier.models.logprobs import segment_logprobs
+
+        def answer(model: nn.Module, batch: Batch) -> Tensor:
+            places, rows = _table(batch, self.columns_wide)
+            found = segment_logprobs(model, batch, layout)
+            return torch.cat([_laid(found.sums, places), _laid(found.counts, places)], 1)[rows]
+
+        return answer
+
+    def judge(self, figures: Figures) -> Judged:
+        """The loss of each row, and what is told of it."""
+        return self._of_answers(figures) if self.objective == "kto" else self._of_pairs(figures)
+
+    def _values(self, figures: Figures) -> tuple[Tensor, Tensor]:
+        """Log-probabilities as the loss wants them, and how far they are from the start's (themselves, without a reference)."""
+        sums, reference = figures.sums, figures.reference
+        if self.objective in MEANS or self.options.normalize:
+            size = figures.counts.clamp_min(1)
+            sums, reference = sums / size, reference / size
+        return sums, sums - reference if self.referenced else sums
+
+    def _of_pairs(self, figures: Figures) -> Judged:
+        """Every answer against each that is rated lower; the pairs of a row weigh as one together."""
+        import torch
+
+        options = self.options
+        row, better, worse = _pairs(figures.ranks)
+        share = 1 / torch.bincount(row, minlength=len(figures.ranks)).clamp_min(1).to(figures.sums.dtype)
+        values, ratios = self._values(figures)
+        ahead = ratios[row, better] - ratios[row, worse]
+        if self.objective == "robust":
+            each = losses.robust(ahead, beta=options.beta, smoothing=options.label_smoothing)
+        elif self.objective == "ipo":
+            each = losses.ipo(ahead, beta=options.beta)
+        elif self.objective == "hinge":
+            each = losses.hinge(ahead, beta=options.beta)
+        elif self.objective == "simpo":
+            each = losses.simpo(ahead, beta=options.beta, gamma=options.gamma)
+        elif self.objective == "orpo":
+            each = losses.orpo(values[row, better], values[row, worse], beta=options.beta)
+        else:
+            each = losses.sigmoid(ahead, beta=options.beta, smoothing=options.label_smoothing)
+        anchor = 1.0 if self.objective == "orpo" else options.sft
+        if anchor:
+            each = each - anchor * figures.sums[row, better] / figures.counts[row, better].clamp_min(1)
+
+        def by_row(value: Tensor) -> Tensor:
+            return value.new_zeros(len(figures.ranks)).index_add(0, row, value * share[row])
+
+        rewards = options.beta * ratios.detach()
+        margin = rewards[row, better] - rewards[row, worse]
+        told = {
+            "accuracy": (margin > 0).to(margin.dtype) + 0.5 * (margin == 0),
+            "margin": margin,
+            "reward_chosen": rewards[row, better],
+            "reward_rejected": rewards[row, worse],
+            "logp_chosen": figures.sums[row, better].detach(),
+            "logp_rejected": figures.sums[row, worse].detach(),
+        }
+        if self.referenced:
+            told["kl"] = _drifted(figures, (row, better), (row, worse))
+        has = torch.zeros_like(share).index_fill(0, row, 1.0)
+        return Judged(by_row(each), has, {name: by_row(value) for name, value in told.items()})
+
+    def _of_answers(self, figures: Figures) -> Judged:
+        """Every answer by itself; the answers of a row weigh as one together."""
+        import torch
+
+        options = self.options
+        row, column = (figures.ranks >= 0).nonzero(as_tuple=True)
+        share = 1 / torch.bincount(row, minlength=len(figures.ranks)).clamp_min(1).to(figures.sums.dtype)
+        _, ratios = self._values(figures)
+        good = figures.ranks[row, column] > 0
+        away = losses.drift(ratios[:, -1])
+        each = losses.kto(
+            ratios[row, column], good, away, beta=options.beta, good_weight=options.good_weight, bad_weight=options.bad_weight
+        )
+
+        def by_row(value: Tensor) -> Tensor:
+            return value.new_zeros(len(figures.ranks)).index_add(0, row, value * share[row])
+
+        has = torch.zeros_like(share).index_fill(0, row, 1.0)
+        rewards, told = options.beta * ratios.detach()[row, column], {}
+        for name, kind in (("good", good), ("bad", ~good)):
+            weight = by_row(kind.to(rewards.dtype))
+            scale = has.sum() / weight.sum().clamp_min(1e-9)  # a mean over the rows of the kind, where parts are means over all
+            told[f"reward_{name}"] = by_row(rewards * kind) * scale
+        told["margin"] = told["reward_good"] - told["reward_bad"]
+        told["kl"] = away.detach() * has
+        return Judged(by_row(each), has, told)
+
+    # ── outputs to scores ──────────────────────────────────────────────────────────────────────
+
+    def _figures(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> Figures:
+        import torch
+
+        wide = self.columns_wide
+        ranks, reference = torch.from_numpy(gold).split(wide, 1)
+        sums, counts = torch.from_numpy(outputs).split(wide, 1)
+        return Figures(ranks.long(), sums, counts, reference)
+
+    def _unknown(self, figures: Figures) -> bool:
+        """Whether the starting model that the loss measures against is not there any more."""
+        return self.referenced and not self.new and bool(figures.reference[figures.ranks >= 0].isnan().any())
+
+    def scores(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> dict[str, float]:
+        """How often, and by how much, what people prefer is ahead; `likelier` needs no reference, the others where the loss has one.
+
+        A saved model that is measured again has no starting model beside it: then only `likelier` and `loss_chosen` are told.
+        """
+        import torch
+
+        figures = self._figures(gold, outputs)
+        means = figures.sums / figures.counts.clamp_min(1)
+        ranks = figures.ranks
+        best = ranks == 1 if self.objective == "kto" else ranks == ranks.max(1, keepdim=True).values
+        found = {"loss_chosen": float(-figures.sums[best].sum() / figures.counts[best].sum().clamp_min(1))}
+        if self.objective != "kto":
+            row, better, worse = _pairs(ranks)
+            found["likelier"] = _share_ahead(means[row, better], means[row, worse])
+        if self._unknown(figures):
+            return found if "likelier" in found else {**found, "likelier": _ranked(means, ranks)}
+        judged = self.judge(figures._replace(reference=figures.reference.nan_to_num(0.0)))
+        total = float(judged.weight.sum().clamp_min(1))
+        scored = {name: float(value.sum()) / total for name, value in judged.parts.items()}
+        scored = {"loss": float(torch.nan_to_num(judged.loss).sum()) / total, **scored, **found}
+        if self.objective == "kto":
+            scored["accuracy"] = _ranked(self._values(figures)[1], ranks)
+        return scored
+
+    def row_loss(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Each row's loss, for paired tests; of what no reference is known for, the nats of a token of its answers."""
+        import numpy as np
+
+        figures = self._figures(gold, outputs)
+        if self._unknown(figures):
+            return np.asarray((-figures.sums.sum(1) / figures.counts.sum(1).clamp_min(1)).numpy())
+        return np.asarray(self.judge(figures._replace(reference=figures.reference.nan_to_num(0.0))).loss.numpy())
+
+    def predictions(self, records: Sequence[Record], outputs: NDArray[np.float64]) -> list[dict[str, Any]]:
+        """For each record its best answer, and for each of its answers the rating, the log-probability, and how far that has moved."""
+        gold, wide, found = self.gold(records), self.columns_wide, []
+        for record, known, line in zip(records, gold, outputs, strict=True):
+            size = len(record.target.ratings)
+            moved = [None if math.isnan(b) else float(a - b) for a, b in zip(line[:size], known[wide : wide + size], strict=True)]
+            ahead = max(range(size), key=lambda i, m=moved, p=line: m[i] if m[i] is not None else p[i])  # type: ignore[misc]
+            found.append(
+                {
+                    "target": self.graded_text(record)[:2000],
+                    "ratings": list(record.target.ratings),
+                    "logps": [float(v) for v in line[:size]],
+                    "moved": moved,
+                    "rank": 1 + sum(r > record.target.ratings[ahead] for r in record.target.ratings),
+                }
+            )
+        return found
+
+
+def tree(sequences: Sequence[tuple[Any, Any]], numbers: Sequence[int]) -> dict[str, Any]:
+    """Sequences (ids, labels) as one example: what they share before anything is graded, then the rest of each, numbered.
+
+    The place from which an answer's first token is predicted is a branch's own: each predicts another one there.
+    """
+    import numpy as np
+
+    shared = min(int((labels != UNGRADED).argmax()) for _, labels in sequences) if len(sequences) > 1 else 0
+    first = sequences[0][0]
+    for ids, _ in sequences[1:]:
+        same = first[:shared] == ids[:shared]
+        shared = shared if same.all() else int(same.argmin())
+    parts = [(first[:shared], sequences[0][1][:shared], 0)]
+    parts += [(ids[shared:], labels[shared:], number) for (ids, labels), number in zip(sequences, numbers, strict=True)]
+    return {
+        "input_ids": np.concatenate([ids for ids, _, _ in parts]),
+        "labels": np.concatenate([labels for _, labels, _ in parts]),
+        "branch": np.concatenate([np.full(len(ids), number) for ids, _, number in parts]),
+    }
+
+
+def _table(batch: Batch, wide: int) -> tuple[Tensor, Tensor]:
+    """The segment of each row's answers, (rows, wide), -1 where there is none; and the row of each segment, (segments,)."""
+    import torch
+
+    from luthier.models.batch import BRANCH
+
+    numbers = {row: place for place, row in enumerate(dict.fromkeys(batch.rows))}
+    places = [[-1] * wide for _ in numbers]
+    for segment, (row, branch) in enumerate(zip(batch.rows, batch.layers[BRANCH][batch.segments.starts].tolist(), strict=True)):
+        if branch:
+            places[numbers[row]][branch - 1] = segment
+    device = batch.input_ids.device
+    return torch.tensor(places, device=device), torch.tensor([numbers[r] for r in batch.rows], device=device)
+
+
+def _laid(values: Tensor, places: Tensor) -> Tensor:
+    """(segments,) as (rows, wide), 0 where a row has no segment."""
+    return values[places.clamp_min(0)] * (places >= 0)
+
+
+def _drifted(figures: Figures, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """How many nats a token the answers have become less likely on average: an estimate of KL(start || now) on people's answers."""
+    import torch
+
+    lost = torch.stack([figures.reference[p] - figures.sums[p] for p in pairs]).detach().sum(0)
+    return lost / torch.stack([figures.counts[p] for p in pairs]).sum(0)
+
+
+def _pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, better and worse answer of every pair of a row whose ranks differ; each (pairs,)."""
+    ahead = (ranks[:, :, None] > ranks[:, None, :]) & (ranks[:, None, :] >= 0)
+    row, better, worse = ahead.nonzero(as_tuple=True)
+    return row, better, worse
+
+
+def _share_ahead(better: Tensor, worse: Tensor) -> float:
+    """Share of pairs in which the better one is higher; ties count half."""
+    return float(((better > worse).double() + 0.5 * (better == worse)).mean()) if len(better) else 0.0
+
+
+def _ranked(values: Tensor, ranks: Tensor) -> float:
+    """The chance that a good answer is above a bad one, of all rows (the area under the curve); ties count half."""
+    import numpy as np
+
+    known = ranks >= 0
+    value, good = values[known].numpy(), (ranks[known] > 0).numpy()
+    if good.all() or not good.any():
+        return 0.5
+    _, group, sizes = np.unique(value, return_inverse=True, return_counts=True)
+    place = (np.cumsum(sizes) - (sizes - 1) / 2)[group]
+    n = int(good.sum())
+    return float((place[good].sum() - n * (n + 1) / 2) / (n * (len(good) - n)))
