@@ -109,11 +109,14 @@ class Mark(NamedTuple):
     strong: bool
 
 
-def marks(points: Sequence[Mark], *, x_label: str, y_label: str) -> str:
-    """Named points, each with its intervals as whiskers."""
+def marks(points: Sequence[Mark], *, x_label: str, y_label: str, alike: bool) -> str:
+    """Named points, each with its intervals as whiskers; where the axes are `alike` in unit, y spans half of what x does at least."""
     xs, ys = [v for p in points for v in p.x if v is not None], [v for p in points for v in p.y if v is not None]
-    wide, tall = max(max(xs) - min(xs), 1e-6), max(max(ys) - min(ys), 1e-6)
-    x0, x1, y0, y1 = min(xs) - 0.06 * wide, max(xs) + 0.16 * wide, min(ys) - 0.08 * tall, max(ys) + 0.08 * tall
+    wide = max(max(xs) - min(xs), 1e-6)
+    spare = max(0.0, wide / 2 - (max(ys) - min(ys))) / 2 if alike else 0.0
+    low, high = min(ys) - spare, max(ys) + spare
+    edge = 0.08 * max(high - low, 1e-6)
+    x0, x1, y0, y1 = min(xs) - 0.06 * wide, max(xs) + 0.16 * wide, low - edge, high + edge
     parts = [_axes(x0, x1, y0, y1, x_label, y_label)]
     for p in points:
         style, x, y = "strong" if p.strong else "weak", _x(p.x[0], x0, x1), _y(p.y[0], y0, y1)

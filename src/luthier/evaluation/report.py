@@ -134,7 +134,7 @@ def ways_page(name: str, facts: Mapping[str, Any], *, alike: bool) -> str:
         charts.Mark(way, _three(figures["loss"]), _three(figures["gain"]), way == facts["advice"]["way"])
         for way, figures in facts["ways"].items()
     ]
-    chart = charts.marks(points, x_label="lost of the old", y_label="gained of the new")
+    chart = charts.marks(points, x_label="lost of the old", y_label="gained of the new", alike=alike)
     css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
     return environment.get_template("ways.html.j2").render(css=css, name=name, chart=Markup(chart), alike=alike, **facts)  # noqa: S704
 
