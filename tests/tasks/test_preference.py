@@ -16,7 +16,8 @@ from luthier.errors import DataError, Interrupted, RecipeError
 from luthier.recipe.sections import Data
 from luthier.recipe.tasks.preference import PreferenceOptions
 from luthier.runs.store import every
-from luthier.tasks.preference import Figures, Preference
+from luthier.tasks.judging import Figures
+from luthier.tasks.preference import Preference
 from luthier.workflow import reference
 from luthier.workflow.events import Note
 from luthier.workflow.fit import Fit
