@@ -144,6 +144,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(sequence, name):
     assert resumed.scores["probes"] == whole.scores["probes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ewc", "distill"])
 def test_a_killed_process_resumes_to_the_same_bits(sequence, name, tmp_path):
     old = str(sequence["folder"] / "old.csv")
