@@ -214,6 +214,26 @@ def test_distill_of_answers(models, kind):
     assert all(torch.equal(p, moved[n]) for n, p in moving(loaded.model).items())
 
 
+def test_distill_leaves_new_labels_alone(models):
+    """Of a head that took a fourth label, the three that the starting model knew are compared."""
+    wide = Head("classes", 4, (*world.LABELS, "puzzled"), "single_label_classification")
+    loaded, method = world.load(models / "classifier", wide)
+    assert loaded.grown is not None
+    assert list(loaded.grown.new) == ["puzzled"]
+    begun = copy.deepcopy(loaded.model).eval()
+    made = way("distill", start_of(loaded, method), strength=1.0, temperature=2.0)
+    shake(loaded.model)
+    batch = batch_of()
+    got = made.penalty(loaded.model.eval(), batch)
+    assert got is not None
+    with torch.no_grad():
+        old = pooled_logits(begun, batch, loaded.layout)[:, :3]
+    new = pooled_logits(loaded.model, batch, loaded.layout)[:, :3]
+    by_hand = 4 * F.kl_div(F.log_softmax(new / 2, 1), F.log_softmax(old / 2, 1), log_target=True, reduction="batchmean")
+    assert float(got.detach()) == pytest.approx(float(by_hand.detach()), rel=1e-4)
+    same(gradients(loaded.model, got), gradients(loaded.model, by_hand), 1e-4)
+
+
 @pytest.mark.parametrize(("family", "chunk"), [("llama", None), ("llama", 1), ("gemma2", 1)])
 def test_distill_of_tokens_chunk_by_chunk(models, family, chunk, monkeypatch):
     """Gemma 2 caps its logits; its head is its table."""

@@ -4,9 +4,10 @@
 
 a mean over the rows of a batch, or over the graded places of token tasks, on the training batch or on replay rows. The
 starting model is this one with the starting values of what trains put in for a moment, in eval mode: with adapters these are a
-few megabytes, so that no second model is held. Of several heads, those that have learned in an earlier stage answer alike for the
-rows of every task. A head that starts at random has no answers worth keeping; then the
-last hidden states stay alike, by half their mean squared difference (Jung et al. 2016, Less-forgetting Learning, eq. 2).
+few megabytes, so that no second model is held. Labels that the starting model did not have are left out of account. Of
+several heads, those that have learned in an earlier stage answer alike for the rows of every task. A head that starts at
+random has no answers worth keeping; then the last hidden states stay alike, by half their mean squared difference (Jung et
+al. 2016, Less-forgetting Learning, eq. 2).
 """
 
 from __future__ import annotations
@@ -140,6 +141,9 @@ class Distill(Retention):
         with self._as_it_began(model):
             before = pooled_logits(model, batch, loaded.layout).float()
         now = pooled_logits(model, batch, loaded.layout).float()
+        if loaded.grown is not None:  # of labels that are new there is no answer to keep
+            known = [i for i in range(now.shape[1]) if i not in loaded.grown.new.values()]
+            before, now = before[:, known], now[:, known]
         return CLASSES[loaded.head.problem_type or ""](now, before, self.options.temperature), len(now)
 
     def _of_places(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, int]:
