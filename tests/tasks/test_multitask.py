@@ -203,6 +203,17 @@ def test_heads_of_earlier_stages_go_on_answering_alike(two):
     assert all(torch.allclose(got[n], wanted[n], atol=1e-6, rtol=1e-4) for n in wanted)
 
 
+def test_names_that_modules_have_are_refused(two):
+    two["task"]["tasks"] = {"type": two["task"]["tasks"]["mood"], "size": two["task"]["tasks"]["size"]}
+    with pytest.raises(RecipeError, match="'type' cannot name a task"):
+        load_recipe(two)
+
+
+def test_a_metric_of_any_task_may_choose(two):
+    two["evaluation"] = {**two["evaluation"], "metric": "size.accuracy"}
+    assert build(load_recipe(two)).plan.metric == "size.accuracy"
+
+
 def test_a_soup_is_mixed_at_the_end_of_every_stage(two):
     two["curriculum"] = {"type": "sequential", "order": ["size", "mood"]}
     two["retention"] = {"type": "soup", "steps": 4}

@@ -82,8 +82,18 @@ def test_ranked_and_rated_lists():
     rated = {"prompt": "Hello there", "completions": ["a", "b", "c"], "ratings": [1, 5, 1.5]}
     assert record(rated, "ranked").target.ratings == (1.0, 5.0, 1.5)
     assert record(rated, "ranked", threshold=2).target.ratings == (0.0, 1.0, 0.0)
+    assert record({"prompt": "q", "completions": ["a", "b"]}, "ranked", threshold=2) == "has no ratings, which task.threshold is for"
     task = made("ranked")
     assert task.gold([task.record(Row(rated, "f", 1))])[0, :3].tolist() == [0.0, 2.0, 1.0]
+
+
+def test_answers_in_json_are_texts_and_messages_in_json_are_messages():
+    found = record({"prompt": "Give JSON", "chosen": '{"a": 1}', "rejected": "[2, 3]"}, "pairs").target
+    assert [a[0]["content"] for a in found.answers] == ['{"a": 1}', "[2, 3]"]
+    spoken = record({"prompt": json.dumps(ASKED), "chosen": json.dumps(said("a")), "rejected": json.dumps(said("b"))}, "pairs").target
+    assert (spoken.prompt, spoken.answers) == (ASKED, (said("a"), said("b")))
+    openai = {"input": json.dumps({"messages": ASKED}), "preferred_output": said("a"), "non_preferred_output": said("b")}
+    assert record(openai, "openai").target.prompt == ASKED
 
 
 BAD = [

@@ -44,6 +44,12 @@ def test_rows_of_a_small_stream_come_equally_often():
     assert max(seen.values()) - min(seen.values()) <= 1
 
 
+def test_what_is_new_after_an_earlier_run_is_what_rises():
+    streams = ["new"] * 20 + ["earlier"] * 20
+    rows = course(Curriculum(type="progressive"), streams, epochs=1, seed=0, learned="earlier").rows(0)
+    assert [sum(r < 20 for r in rows[i : i + 10]) for i in (0, 30)] == [2, 8]
+
+
 def test_a_dynamic_mixture_gives_more_to_what_has_learned_less_and_goes_on_from_its_state():
     section = Curriculum(type="mixture", mixing="dynamic")
     made = course(section, STREAMS, epochs=3, seed=0)

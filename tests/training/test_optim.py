@@ -67,6 +67,18 @@ def test_bf16_weights_follow_their_fp32_masters():
     assert moved > 1e-5, "updates smaller than bf16 can hold must add up in the masters"
 
 
+def test_masters_follow_weights_that_were_changed_from_outside():
+    """Else the next step would put the old ones back."""
+    model = small().to(torch.bfloat16)
+    optimizer = Optimizer(model, Training())
+    with torch.no_grad():
+        model.dense.weight.fill_(0.5)
+    optimizer.follow()
+    model(torch.ones(2, 6, dtype=torch.bfloat16)).sum().backward()
+    optimizer.step(learning_rate=1e-4, weight=2.0, norm=optimizer.gradient_norm(2.0))
+    assert torch.allclose(model.dense.weight.float(), torch.full((5, 6), 0.5), atol=0.01)
+
+
 def test_kept_embedding_gradients_equal_torch():
     torch.manual_seed(0)
     plain = nn.Embedding(300, 4096 // 4, padding_idx=1)

@@ -364,6 +364,12 @@ def test_a_chain_of_runs_remembers_all_its_rows(first, second, tmp_path):
     recent = data_of(second, path, overrides=["curriculum.selection=recent"])
     assert set(recent.task.label_counts(recent.earlier.replayed).items()) >= {("negative", 0), ("positive", 0)}
     assert recent.task.label_counts(recent.earlier.replayed)["neutral"] > 0
+    trained = keys(dataset(recipe_of(first)), "train")
+    other = [(t, "worn" if i % 2 else "positive") for i, (t, _) in enumerate(moods(40, "negative", seed=12))]
+    forgetful = luthier.continue_run(first, data=write(tmp_path / "b.csv", other), epochs=1, replay=0)
+    texts = {r.key: r.text for r in dataset(recipe_of(first)).prepared.parts["train"]}
+    back = write(tmp_path / "back.csv", [*[(t, "negative") for t in texts.values()], *rows])
+    assert trained.isdisjoint(keys(data_of(forgetful, back), "test")), "rows of the first run's training are no test of the third"
 
 
 def test_going_on_without_new_data_is_as_before(second):

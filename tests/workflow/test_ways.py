@@ -97,6 +97,10 @@ def test_an_earlier_run_is_the_old(recipe, tmp_path):
     assert set(found.figures) == {"none", "l2sp", "lora"}
     run = Run(found.folder / found.runs["l2sp"][0])
     (only,) = found.figures["l2sp"]
+    steps: list[str] = []
+    again = compare(load_recipe(second), ways=["l2sp", "lora"], listener=lambda e: steps.append(type(e).__name__))
+    assert again.runs == found.runs
+    assert "Stepped" not in steps, "what is there is not trained again"
     probe = run.scores["probes"]["old"]
     assert only.average is None
     assert len(run.scores["probes"]) > 0
@@ -111,7 +115,13 @@ def test_what_has_nothing_to_lose_is_refused(recipe):
 
 
 @pytest.mark.parametrize(
-    ("ways", "said"), [("l2ps", "did you mean l2sp"), ("replay", "for tasks in stages"), ("ewc+joint", "for tasks in stages")]
+    ("ways", "said"),
+    [
+        ("l2ps", "did you mean l2sp"),
+        ("replay", "for tasks in stages"),
+        ("ewc+joint", "for tasks in stages"),
+        ("l2sp+distill", "names two for one section"),
+    ],
 )
 def test_unknown_ways_are_refused_by_the_command(recipe, tmp_path, ways, said):
     path = tmp_path / "recipe.json"

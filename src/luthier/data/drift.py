@@ -50,7 +50,7 @@ def drift(old: Side, new: Side, *, seed: int = 0) -> dict[str, Any]:
         raise ValueError("each side needs a text")
     rng = np.random.default_rng(seed)
     found: dict[str, Any] = {"rows": {"old": len(old.texts), "new": len(new.texts)}}
-    if old.labels and new.labels:
+    if any(old.labels) and any(new.labels):
         found["labels"] = _labels(old.labels, new.labels, rng)
     a, b = _some(len(old.texts), rng), _some(len(new.texts), rng)
     before, after = [old.texts[i] for i in a], [new.texts[i] for i in b]

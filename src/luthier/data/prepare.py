@@ -203,7 +203,7 @@ def quarantine(prepared: Prepared, part: Part, rejected: Mapping[int, str], *, m
     summary["rows_quarantined"] = len(prepared.quarantined)
     summary["quarantine_reasons"] = dict(Counter(q.reason.split(":")[0] for q in prepared.quarantined).most_common(10))
     prepared.notes.append(f"{len(rejected)} {part} rows quarantined: {next(iter(rejected.values()))}")
-    _refuse_bad(prepared.quarantined, summary["rows_read"] - summary["rows_excluded"], most)
+    _refuse_bad(prepared.quarantined, summary["rows_read"] - summary["rows_excluded"] + summary.get("rows_of_earlier", 0), most)
     if not prepared.parts[part]:
         raise DataError(f"no usable rows for {part}", where=f"data.{part}", remedy=_first_reason(prepared.quarantined))
 

@@ -311,6 +311,11 @@ class Recipe(Section):
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     output: Output = Field(default_factory=Output)
 
+    @property
+    def staged(self) -> bool:
+        """Whether streams come one after the other; an earlier run was the first stage, and the new rows are one."""
+        return self.curriculum.type in ("sequential", "replay") and self.data.earlier is None
+
     @field_validator("curriculum", mode="before")
     @classmethod
     def _curriculum_type(cls, value: Any) -> Any:

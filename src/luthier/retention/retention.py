@@ -111,8 +111,8 @@ class Retention:
 
 
 def moving(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name."""
-    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+    """The parameters that train, by name, also those that are yet to thaw."""
+    return {n: p for n, p in model.named_parameters() if p.requires_grad or getattr(p, "thaws", False)}
 
 
 def fresh_names(loaded: Loaded) -> set[str]:

@@ -62,7 +62,7 @@ def comparison(
         return values.get(names.get(name, name))
 
     if form == "openai":
-        asked = values.get("input")
+        asked = _read(values.get("input"))
         if not isinstance(asked, Mapping):
             return "input: is not an object with messages"
         answers = [("preferred_output", values.get("preferred_output")), ("non_preferred_output", values.get("non_preferred_output"))]
@@ -89,11 +89,11 @@ def _compared(
     asked: Any, answers: Sequence[tuple[str, Any]], ratings: tuple[float, ...], extra: Mapping[str, Any], system: str | None
 ) -> Comparison | str:
     """The prompt and the answers in messages, checked one by one and against each other."""
-    asked = _read(asked)
+    asked = _read_turns(asked)
     prompt = None if asked in (None, "", []) else _turns(asked, "user")
     whole: list[list[Any]] = []
     for name, value in answers:
-        value = _read(value)
+        value = _read_turns(value)
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             return f"{name} is empty"
         turns = _turns(value, "assistant")
@@ -144,6 +144,14 @@ def _read(value: Any) -> Any:
             return value
         return read if isinstance(read, (list, dict)) else value
     return value
+
+
+def _read_turns(value: Any) -> Any:
+    """A cell; messages that are written as JSON are read, JSON that somebody asked for or answered with is a text."""
+    read = _read(value)
+    listed = read if isinstance(read, list) else [read]
+    spoken = all(isinstance(m, Mapping) and ("role" in m or "from" in m) for m in listed)
+    return read if read is value or spoken else value
 
 
 def _turns(value: Any, role: str) -> list[Any]:
@@ -202,7 +210,7 @@ def _good(label: Any, threshold: float | None) -> bool | str:
 def _ratings(given: Any, count: int, threshold: float | None) -> tuple[float, ...] | str:
     """A rating for each of `count` answers; best first where there are none."""
     if given is None or given == "":
-        return tuple(float(count - 1 - i) for i in range(count))
+        return tuple(float(count - 1 - i) for i in range(count)) if threshold is None else "has no ratings, which task.threshold is for"
     if not isinstance(given, list) or len(given) != count:
         return f"ratings: is not a list of {count} numbers, one for each completion"
     numbers = [n for v in given if (n := _number(v)) is not None]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.prepare import Record
 from luthier.data.rows import Row
 from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
+from luthier.errors import DataError
 from luthier.tasks.multitask import BETWEEN, Multitask, widths
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Headed(Multitask):
 
     def cautions(self, tokens: Tokens, options: Training) -> list[str]:
         """What is to be known before training, of each task."""
-        return [
+        return self._left_out + [
             f"{n}: {text}"
             for n, t in self.tasks.items() if hasattr(t, "cautions")
             for text in t.cautions(tokens.at(tokens.marked(f"of.{n}")), options)
@@ -99,6 +100,7 @@ class Headed(Multitask):
         merged: dict[tuple[int, bytes, int], Example] = {}
         rejected: dict[int, str] = {}
         counts: dict[str, int] = {}
+        lost: dict[str, list[str]] = {}
         truncated = 0
         for name, task in self.tasks.items():
             rows = self.places(name, records)
@@ -113,6 +115,7 @@ class Headed(Multitask):
                 rejected[rows[place]] = f"{name}: {reason}"
                 if not _asked(records[rows[place]]):
                     del records[rows[place]].target[name]
+                    lost.setdefault(name, []).append(reason)
             kept = [row for place, row in enumerate(rows) if place not in encoded.rejected]
             owner = encoded.tokens.owner
             seen: dict[tuple[int, bytes], int] = {}
@@ -124,6 +127,10 @@ class Headed(Multitask):
         examples = [example for _, example in laid]
         columns = list(dict.fromkeys(c for e in examples for c in e))
         tokens = assemble_tokens([_filled(e, columns) for e in examples], truncated=truncated, owner=[key[0] for key, _ in laid])
+        which = "training" if train else "held-out"
+        self._left_out += [f"{n}: {len(r)} {which} texts are left out of it, the first: {r[0]}" for n, r in lost.items()]
+        if train and (empty := next((n for n in self.tasks if not any(f"of.{n}" in e for e in examples)), None)):
+            raise DataError("no usable rows for training", where=f"task.tasks.{empty}.data", remedy=next(iter(lost.get(empty, [])), None))
         if train:
             self._grain = {n: _grain(n, examples) for n in self.tasks}
         streams = [BETWEEN.join(n for n in self.tasks if f"of.{n}" in e) for e in examples]
@@ -154,7 +161,7 @@ class Headed(Multitask):
             rows = self.places(name, records)
             for target, values in task.targets(self.own(name, records)).items():
                 whole = values.new_zeros(len(records), *values.shape[1:])
-                whole[torch.tensor(rows)] = values
+                whole[torch.tensor(rows, dtype=torch.long)] = values
                 found[f"{name}.{target}"] = whole[torch.tensor(owner)]
         return found
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from luthier.recipe.tasks.preference import READ
 from luthier.tasks import preference_losses as losses
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from luthier.recipe.tasks.preference import PreferenceOptions
 
-REFERENCED = ("sigmoid", "robust", "ipo", "hinge", "kto")
+REFERENCED = READ["reference"]
 """Losses that measure against the model as it began."""
 MEANS = ("ipo", "simpo", "orpo")
 """Losses of log-probabilities per token."""

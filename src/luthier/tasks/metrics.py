@@ -118,4 +118,4 @@ class _Names(frozenset[str]):
         return super().__contains__(str(name).rpartition(".")[2])
 
 
-LOWER_IS_BETTER = _Names({"loss", "ece", "rmse", "mae", "perplexity", "pseudo_perplexity", "bits_per_byte"})
+LOWER_IS_BETTER = _Names({"loss", "ece", "rmse", "mae", "perplexity", "pseudo_perplexity", "bits_per_byte", "loss_chosen", "kl"})

@@ -70,6 +70,7 @@ class Multitask:
         self.mains = {n: str(t["main"]) if isinstance(t, Mapping) else "" for n, t in tasks.items()}
         """Each task's main score; known after `fit`."""
         self._laid: dict[bool, tuple[list[Record], list[int], list[str]]] = {}
+        self._left_out: list[str] = []
 
     def _restored(self, name: str, kept: Mapping[str, Any]) -> Any:
         own = self.options.tasks[name].options

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from luthier.recipe.tasks.preference import PreferenceOptions
 
 
+LAST = -1
+"""The branch whose figures stand in the last column: in kto the answer to another prompt."""
+
+
 class Preference(Chat):
     """The task, with the format that its rows have and the most answers that one of them holds."""
 
@@ -151,7 +155,7 @@ class Preference(Chat):
             answers, numbers = list(found.answers), list(range(1, len(found.answers) + 1))
             if self.objective == "kto":
                 answers.append(records[index - 1].target.answers[0])
-                numbers.append(self.columns_wide)
+                numbers.append(LAST)
             sequences = self._sequences(record, answers, renderer, tokenizer, max_length, counts)
             if isinstance(sequences, str):
                 rejected[index] = sequences
@@ -304,6 +308,11 @@ class Preference(Chat):
         figures = self._figures(gold, outputs)
         return self.judge.scores(figures, known=not self._unknown(figures))
 
+    def elsewhere(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> dict[str, float]:
+        """Scores of rows for which the start was not asked, such as a probe's."""
+        found = self.judge.scores(self._figures(gold, outputs), known=not self.referenced)
+        return {"loss": found["loss_chosen"], **found}
+
     def row_loss(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Each row's loss, for paired tests; of what no reference is known for, the nats of a token of its answers."""
         import numpy as np
@@ -363,7 +372,7 @@ def _table(batch: Batch, wide: int) -> tuple[Tensor, Tensor]:
     places = [[-1] * wide for _ in numbers]
     for segment, (row, branch) in enumerate(zip(batch.rows, batch.layers[BRANCH][batch.segments.starts].tolist(), strict=True)):
         if branch:
-            places[numbers[row]][branch - 1] = segment
+            places[numbers[row]][branch - 1 if branch != LAST else -1] = segment
     device = batch.input_ids.device
     return torch.tensor(places, device=device), torch.tensor([numbers[r] for r in batch.rows], device=device)
 

@@ -74,5 +74,6 @@ def drift(ratios: Tensor) -> Tensor:
 
 def _log1mexp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0 (Maechler 2012, Accurately computing log(1 - exp(-|a|)), eq. 7)."""
+    x = x.clamp_max(-1e-7)  # at 0, an answer that is certain, neither the value nor the gradient would be finite
     near = x > -0.6931471805599453
     return torch.where(near, torch.log(-torch.expm1(torch.where(near, x, -torch.ones_like(x)))), torch.log1p(-torch.exp(x)))

@@ -90,7 +90,7 @@ class Shared(Multitask):
     def record(self, row: Row) -> Record | str:
         """What the task that the row names makes of it, or why it cannot be used."""
         name = row.values.get(TASK)
-        if name not in self.tasks:
+        if not isinstance(name, str) or name not in self.tasks:
             return f"its column {TASK!r} has to name one of {', '.join(self.tasks)}, and holds {name!r}"
         found = self.tasks[name].record(row)
         return found if isinstance(found, str) else Record(found.text, found.pair, {name: found}, row.file, row.line)

@@ -62,7 +62,7 @@ def course(
     assert isinstance(epochs, int), "streams that are mixed have their epochs together"
     if section.type == "single":
         return Course(lambda epoch: _shuffled(range(len(streams)), f"{seed}/{epoch}"), epochs)
-    return {"mixture": _mixture, "progressive": _progressive}[section.type](section, rows, epochs, seed)
+    return _mixture(section, rows, epochs, seed) if section.type == "mixture" else _progressive(section, rows, epochs, seed, learned)
 
 
 def in_pairs(marks: Sequence[int], *, seed: int) -> Callable[[int], list[int]]:
@@ -211,9 +211,9 @@ def _after(section: Curriculum, rows: Mapping[str, list[int]], epochs: int | Map
     return Course(order, epochs)
 
 
-def _progressive(section: Curriculum, rows: dict[str, list[int]], epochs: int, seed: int) -> Course:
+def _progressive(section: Curriculum, rows: dict[str, list[int]], epochs: int, seed: int, learned: str | None) -> Course:
     """The new stream's share rises from `start` to `end` over the whole training, row by row."""
-    new = section.new or list(rows)[-1]
+    new = section.new or next(n for n in reversed(rows) if n != learned)
     old = [r for n, own in rows.items() if n != new for r in own]
     size = len(old) + len(rows[new])
 

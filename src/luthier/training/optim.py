@@ -97,6 +97,13 @@ class Optimizer:
         if self.loss_scale > 1.0 and self._steady == STEADY:
             self.loss_scale, self._steady = self.loss_scale * 2, 0
 
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take over weights that were changed from outside."""
+        for parameter, master in zip(self._parameters, self._masters, strict=True):
+            if master is not parameter and not torch.equal(master.to(parameter.dtype), parameter):
+                master.copy_(parameter)
+
     def clear(self) -> None:
         """Forget the gradients of the update."""
         for table in self._kept:

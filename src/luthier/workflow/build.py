@@ -243,7 +243,7 @@ def _unknown_note(tokens: dict[Part, Tokens], loaded: Loaded) -> list[str]:
 
 def _check_metric(data: Dataset, metric: str) -> None:
     """Refuse a metric that the task does not score."""
-    gold = data.task.gold(data.prepared.parts["test"][:2])
+    gold = data.task.gold(data.prepared.parts["test"])
     names = [*data.task.scores(gold, np.zeros((len(gold), data.task.outputs))), *data.task.text_score_names()]
     if metric not in names:
         guess = nearest(metric, names)

@@ -25,7 +25,7 @@ from luthier.workflow.dataset import LEARNED, Dataset, dataset
 from luthier.workflow.lineage import recipe_of, refuse_changed_data
 
 WHERE = "data.earlier"
-SHAPING = ("prompt", "system", "scheme", "subtypes")
+SHAPING = ("prompt", "system", "scheme", "subtypes", "ignore")
 """Options that are part of a record: rows of the earlier run have its own."""
 TOGETHER = {"multitask": "several tasks", "few_shot": "few shots"}
 """Tasks that want all their rows at once, in an order of their own."""
@@ -45,6 +45,8 @@ class Earlier:
     """The new rows that are trained on."""
     tested: list[Record]
     """Those of its test rows that are tested on now."""
+    seen: list[Record]
+    """All rows that its model was ever trained on, also by runs before it."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,19 @@ class Before:
         parts["train"] = own + replayed
         prepared.files |= earlier.files | {str(self.run.folder / "recipe.yaml"): sha256(self.run.folder / "recipe.yaml")}
         old = {id(r) for r in earlier.parts["test"]}
-        found = Earlier(self.run, earlier.parts["train"], replayed, own, [r for r in parts["test"] if id(r) in old])
+        found = Earlier(self.run, earlier.parts["train"], replayed, own, [r for r in parts["test"] if id(r) in old], self._seen)
+        kept = {id(r) for part in ("validation", "test") for r in earlier.parts[part]}  # type: ignore[index]
+        rows = sum(id(r) in kept for part in ("validation", "test") for r in parts[part])  # type: ignore[index]
+        prepared.summary["rows_of_earlier"] = len(replayed) + rows
         self._tell(task, prepared, found, known=known, relabelled=relabelled, left_out=left_out)
         if known == given and not relabelled:
             prepared.notes.append("every new row stood in the earlier data, with the same answer: is it the right file?")
         return found
+
+    @property
+    def _seen(self) -> list[Record]:
+        before = self.data.earlier
+        return [*(before.seen if before is not None else ()), *self.data.prepared.parts["train"]]
 
     def _refuse_other(self, task: Any) -> None:
         """Raise where the two are not of one task, or the new one reads rows in another way."""
@@ -91,6 +101,15 @@ class Before:
             if getattr(task.options, name, None) != getattr(self.task.options, name, None):
                 wanted = getattr(self.task.options, name, None)
                 raise RecipeError([Fault(f"rows of the earlier run were made with {wanted!r}", f"task.{name}", "leave it as it was")])
+        pairs = [t.data.text_pair for t in (self.task, task)]
+        if pairs[0] != pairs[1] and None in pairs:
+            raise RecipeError([Fault(f"rows of the earlier run were read with {pairs[0]!r}", "data.text_pair", "leave it as it was")])
+        if getattr(self.task, "highest", None) != getattr(task, "highest", None):
+            raise DataError(
+                f"scores of the earlier run go to {self.task.highest:g}, and the new ones to {task.highest:g}",
+                where=WHERE,
+                remedy="put the new scores on the scale of the old",
+            )
         if task.labels[: len(self.task.labels)] != self.task.labels:
             raise DataError(
                 f"a model for {task.name} takes no new labels: that run has {len(self.task.labels)}, and these data {len(task.labels)}",
@@ -107,7 +126,7 @@ class Before:
         homes: dict[str, Part] = {}
         targets: dict[str, set[str]] = {}
         for part in PARTS:
-            for record in self.data.prepared.parts[part]:
+            for record in self._seen if part == "train" else self.data.prepared.parts[part]:
                 homes.update(dict.fromkeys(_marks(record), part))
                 targets.setdefault(record.key, set()).add(str(record.target))
         fixed = {part for part in PARTS if part != "train" and getattr(self.resolved.recipe.data, part)}

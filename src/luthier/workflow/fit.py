@@ -205,6 +205,7 @@ class Fit:
 
         mix = self.job.retention.finish(self.model, judge=lambda: retain.judge(self.job, validation()))
         if mix is not None:
+            self.optimizer.follow()
             self.run.record(mix={"weight": mix.weight, "tried": [{"weight": w, **losses} for w, losses in mix.tried.items()]})
             self.listener(Note(retain.told(mix, probes=len(self.job.probes))))
         return mix

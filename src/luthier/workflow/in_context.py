@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from luthier.data.prepare import Record, need_columns
 from luthier.data.rows import Rows, read
-from luthier.errors import DataError, LuthierError
+from luthier.errors import DataError, Fault, LuthierError, RecipeError
 from luthier.evaluation.compare import paired
 from luthier.evaluation.intervals import Score, with_intervals
 from luthier.inference.predict import combining, outputs
@@ -32,8 +32,8 @@ from luthier.runs.store import Run
 from luthier.tasks.text2text import BETWEEN
 from luthier.workflow import written
 from luthier.workflow.dataset import dataset
+from luthier.workflow.lineage import name_its_model, recipe_of, refuse_changed_data
 from luthier.workflow.measure import predictor_of
-from luthier.workflow.train import recipe_of, refuse_changed_data
 
 Select = Literal["random", "nearest"]
 Array = NDArray[np.float64]
@@ -170,9 +170,16 @@ def _asked(of: Run | Resolved, files: Sequence[Path], examples: Path | None) -> 
     if isinstance(of, Run):
         loaded = predictor_of(of).loaded
     else:
-        machine.set_up(device=recipe.training.device, threads=recipe.training.threads, precision="fp32")
+        if recipe.model.from_scratch is not None:
+            raise RecipeError(
+                [Fault("a new model has learned nothing that could be asked", "model.from_scratch", "train it first, and name its run")]
+            )
+        name_its_model(resolved)
+        host = machine.set_up(device=recipe.training.device, threads=recipe.training.threads, precision="fp32")
         loaded = loading.load(resolve(recipe.model, folder=resolved.folder), recipe.model, head=data.task.head, attention="auto")
-        loaded.model.eval()
+        loaded.model.to(host.device).eval()  # type: ignore[arg-type]
+    if recipe.model.max_length != "auto":
+        loaded.max_length = min(loaded.max_length, recipe.model.max_length)
     rest = Rows()
     rows = _read(files, data.task, recipe, rest) if files else data.prepared.parts["test"]
     pool = _read([examples], data.task, recipe, rest) if examples is not None else data.prepared.parts["train"]

@@ -71,6 +71,8 @@ def tested(run: Run, data: Dataset) -> Tested | str:
         earlier = dataset(recipe_of(run))
     except LuthierError as error:
         return str(error.fault.message) if not isinstance(error, RecipeError) else str(error)
+    if getattr(task, "tasks", None) and what_is_learned(earlier.task) != what_is_learned(task):
+        return "it has other tasks, or other labels"
     if earlier.task.labels != task.labels and not (task.labels and set(earlier.task.labels) <= set(task.labels)):
         return "it has other labels"
     records: Sequence[Record] = [_under(r, earlier.task.labels, task.labels) for r in earlier.prepared.parts["test"]]
@@ -79,6 +81,11 @@ def tested(run: Run, data: Dataset) -> Tested | str:
         return "its test rows are this run's own"
     left = [r for r in records if r.key not in seen]
     return Tested(task if task.labels else earlier.task, left) if left else "all of them are trained on now"
+
+
+def what_is_learned(task: Any) -> tuple[Any, ...]:
+    """A task's kind and labels, and of several tasks each one's."""
+    return task.kind, tuple(task.labels), [(n, what_is_learned(t)) for n, t in getattr(task, "tasks", {}).items()]
 
 
 def _under(record: Record, labels: Sequence[str], others: Sequence[str]) -> Record:

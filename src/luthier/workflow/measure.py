@@ -21,7 +21,7 @@ from luthier.recipe import Recipe
 from luthier.runs.store import Run
 from luthier.workflow import written
 from luthier.workflow.dataset import dataset
-from luthier.workflow.train import recipe_of, refuse_changed_data
+from luthier.workflow.lineage import recipe_of, refuse_changed_data, what_is_learned
 
 
 def predict(run: Run, rows: Sequence[str | dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,11 +85,12 @@ def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Compari
 
     Raises RunError when their tasks or test rows are not the same.
     """
+    import numpy as np
     from safetensors.numpy import load_file
 
     left, right = a.lines("predictions/test.jsonl"), b.lines("predictions/test.jsonl")
     task, other = task_of(a), task_of(b)
-    if _learned(task) != _learned(other):
+    if what_is_learned(task) != what_is_learned(other):
         raise RunError("the runs have different labels or kinds", remedy="compare runs of one task")
     places: dict[tuple[str, ...], list[int]] = {}
     for index, row in enumerate(right):
@@ -102,6 +103,9 @@ def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Compari
     out_a, gold = kept["outputs"][rows_a], kept["gold"][rows_a]
     other_kept = load_file(b.folder / "predictions" / "test.safetensors")
     out_b = other_kept["outputs"][rows_b]
+    if hasattr(task, "referenced") and not np.array_equal(gold, other_kept["gold"][rows_b], equal_nan=True):
+        remedy = "evaluate each by itself: luthier evaluate RUN"
+        raise RunError("the runs measure their rows against other starting models, or by other losses", remedy=remedy)
     result = comparing.compare(
         task.scores, gold, out_a, out_b, loss_a=task.row_loss(gold, out_a), loss_b=task.row_loss(gold, out_b), resamples=resamples,
         strata=task.strata(gold) if hasattr(task, "strata") else None,
@@ -117,11 +121,6 @@ def compare(a: Run, b: Run, *, resamples: int = 1000) -> tuple[comparing.Compari
         for i in result.differing
     ]
     return result, differing
-
-
-def _learned(task: Any) -> tuple[Any, ...]:
-    """What a task learns: its kind and labels, and of several tasks each one's."""
-    return task.kind, tuple(task.labels), [(n, _learned(t)) for n, t in getattr(task, "tasks", {}).items()]
 
 
 def _same(row: dict[str, Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.data.rows import FORMATS
 from luthier.errors import DataError, Fault, RecipeError
 from luthier.recipe import Resolved, load_recipe
 from luthier.recipe.limit import EARLIER
@@ -56,7 +57,8 @@ def _with_new_data(raw: Mapping[str, Any], run: Run, files: Files, *, replay: fl
     of_labels = {labels} if isinstance(labels, str) else set(labels)
     data |= {name: False if name == "sample" else None for name in OF_FILES}
     data["only"] = {column: values for column, values in data["only"].items() if column not in of_labels}
-    data |= {"train": [str(p) for p in paths], "earlier": str(run.folder)}
+    data |= {"train": [str(p) for p in paths], "earlier": str(run.folder), "encoding": "auto"}
+    data |= {"format": "auto"} if all(_format_is_told(p) for p in paths) else {}
     found["data"] = data
     task = {**raw["task"]}
     task |= {"kind": str(run.facts["task"]).partition("/")[2]} if task.get("kind") == "auto" else {}
@@ -68,6 +70,11 @@ def _with_new_data(raw: Mapping[str, Any], run: Run, files: Files, *, replay: fl
     limits = raw["evaluation"]["fail_if"].items()
     found["evaluation"] = {**raw["evaluation"], "fail_if": {_now(name, run): limit for name, limit in limits}}
     return found
+
+
+def _format_is_told(path: Path) -> bool:
+    """Whether the name of a file says what is in it; of a folder its files' do. A text may hold labelled lines."""
+    return path.is_dir() or bool({s.lower() for s in path.suffixes} & (FORMATS.keys() - {".txt"}))
 
 
 def _by_number(run: Run) -> bool:

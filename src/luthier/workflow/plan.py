@@ -55,7 +55,7 @@ def plan(
     training, task = resolved.recipe.training, data.task
     size = training.batch_size * training.gradient_accumulation
     section, learned = resolved.recipe.curriculum, LEARNED if data.earlier is not None else None
-    staged = section.type in ("sequential", "replay") and learned is None
+    staged = resolved.recipe.staged
     examples = len(streams) if learned is None else len(course(section, streams, epochs=1, seed=training.seed, learned=learned).rows(0))
     pairs = _in_pairs(resolved, task.marks(data.prepared.parts["train"]), size) if hasattr(task, "marks") else None
     if pairs is not None:
@@ -107,6 +107,10 @@ def plan(
         resolved.infer("evaluation.metric", metric, f"the task, {data.task.kind}")
     if stages:
         _of_stages(resolved)
+    if resolved.recipe.curriculum.mixing == "dynamic" and resolved.recipe.data.earlier is not None:
+        raise RecipeError(
+            [Fault("earlier and new rows have no losses of their own", "curriculum.mixing", "set it to uniform, or give weights")]
+        )
     if resolved.recipe.curriculum.mixing == "dynamic" and resolved.recipe.evaluation.every != "epoch":
         raise RecipeError([Fault("looks at the loss of every epoch", "curriculum.mixing", "set evaluation.every: epoch")])
     if training.max_steps is not None and sum(stages) > total:

@@ -149,9 +149,9 @@ class _Reading:
         def figures() -> Array:
             return outputs(self.loaded.model, tokens, layout, answer=answer, max_tokens=self.max_tokens, combine=combine)
 
-        gold = task.gold(records)
-        known = task.scores(gold[:2], np.zeros((len(gold[:2]), task.outputs)))
-        return Probe(gold, task.scores, metric if metric in known else task.metric, figures)
+        gold, scores = task.gold(records), getattr(task, "elsewhere", task.scores)
+        known = scores(gold, np.zeros((len(gold), task.outputs)))
+        return Probe(gold, scores, next((m for m in (metric, task.metric) if m in known), "loss"), figures)
 
     def general(self) -> Probe | str:
         """Plain English, as far as this model can score it; or why it cannot."""

@@ -41,7 +41,7 @@ def refer(job: Job, *, listener: Listener) -> None:
         if (part == "train" and task.began is not None) or not len(tokens):
             continue
         path = cache_folder().parent / "reference" / f"{_key(weights, tokens, layout.kind)}.safetensors"
-        sums = _kept(path, len(tokens))
+        sums = _kept(path, (len(tokens), task.columns_wide))
         if sums is None:
             sums = outputs(model, tokens, layout, answer=task.answer(layout), max_tokens=budget)[:, : task.columns_wide]
             _keep(path, sums)
@@ -52,13 +52,13 @@ def _remember(job: Job, part: Part, sums: NDArray[np.float64]) -> None:
     job.task.remember(job.data.prepared.parts[part], sums)
 
 
-def _kept(path: Path, rows: int) -> NDArray[np.float64] | None:
+def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.float64] | None:
     """What an earlier run computed; None where there is nothing, or something else."""
     try:
         found = load_file(path)["sums"]
     except (OSError, SafetensorError, KeyError):
         return None
-    return found if len(found) == rows else None
+    return found if found.shape == shape else None
 
 
 def _keep(path: Path, sums: NDArray[np.float64]) -> None:

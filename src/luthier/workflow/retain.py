@@ -32,11 +32,14 @@ def prepare(resolved: Resolved, task: Any, loaded: Loaded, method: Method, *, ma
     options, training = resolved.recipe.retention, resolved.recipe.training
     way: Retention = RETENTION.load(options.type)(options, seed=training.seed)
     files, layout = getattr(options, "data", None), loaded.layout
-    staged = resolved.recipe.curriculum.type in ("sequential", "replay")
+    staged = resolved.recipe.staged
     if options.type == "ewc" and not files and not staged:
         raise RecipeError([Fault("needs rows of the earlier task", "retention.data", "name their files")])
     if options.type == "ewc" and hasattr(task, "settle"):
         raise RecipeError([Fault(f"weighs by a head that is trained, and that of {task.name} is fitted", "retention", "choose l2sp")])
+    if options.type == "ewc" and hasattr(task, "referenced"):
+        fault = Fault("weighs by single examples, and preferences are trees of answers", "retention", "choose distill or l2sp")
+        raise RecipeError([fault])
     if options.type == "soup" and staged and method.adapter:
         raise RecipeError(
             [Fault("cannot mix adapters that have learned in an earlier stage", "retention", "set method: full, or choose distill")]

@@ -18,8 +18,7 @@ from luthier.security.artifacts import write_json, write_text
 from luthier.workflow.build import Job, build
 from luthier.workflow.events import Listener, silent
 from luthier.workflow.fit import Fit, weights_digest
-from luthier.workflow.lineage import recipe_of as recipe_of
-from luthier.workflow.lineage import refuse_changed_data as refuse_changed_data
+from luthier.workflow.lineage import recipe_of, refuse_changed_data
 from luthier.workflow.onward import REPLAY, onward
 from luthier.workflow.record import after, before
 

@@ -23,12 +23,12 @@ from luthier.security.artifacts import write_json, write_text
 from luthier.tasks.metrics import LOWER_IS_BETTER
 from luthier.workflow import stages
 from luthier.workflow.events import Listener, Note, Stage, silent
-from luthier.workflow.lineage import refuse_changed_data
+from luthier.workflow.lineage import name_its_model, refuse_changed_data
 from luthier.workflow.train import resume, start
 
-STAGED = ("sequential", "replay")
 IN_STAGES = (NAIVE, "replay", "l2sp", "ewc", "distill", "soup", "lora", "freeze", JOINT)
 IN_ONE = (NAIVE, "l2sp", "distill", "soup", "lora", "freeze")
+IN_ONWARD = (NAIVE, "replay", "l2sp", "distill", "soup", "lora", "freeze")
 REFUSABLE = ("retention", "method", "curriculum")
 """Sections in which a way may be refused; the comparison then goes on without it."""
 
@@ -57,9 +57,10 @@ def compare(resolved: Resolved, *, ways: Sequence[str] = (), seeds: int = 1, lis
 
     Raises RecipeError for unknown ways, and for a recipe that has nothing old: no stages, no probe.
     """
-    staged = resolved.recipe.curriculum.type in STAGED
-    names = tuple(dict.fromkeys((NAIVE, *(ways or (IN_STAGES if staged else IN_ONE)))))
-    _refuse_unknown(names, staged=staged)
+    staged = resolved.recipe.staged
+    suited = IN_STAGES if staged else IN_ONWARD if resolved.recipe.data.earlier is not None else IN_ONE
+    names = tuple(dict.fromkeys((NAIVE, *(ways or suited))))
+    _refuse_unknown(names, replays=staged or resolved.recipe.data.earlier is not None, staged=staged)
     found = Compared((Path(resolved.recipe.output.folder).expanduser() / f"{resolved.name}-ways").resolve())
     total = len(names) * seeds
     for number in range(total):
@@ -91,8 +92,10 @@ def changed(resolved: Resolved, way: str, *, seed: int, naive: Run | None = None
     recipe = resolved.recipe
     raw = recipe.model_dump(mode="json")
     raw["retention"], raw["training"]["seed"] = {"type": "none"}, seed
-    if recipe.curriculum.type in STAGED:
+    if recipe.staged:
         raw["curriculum"] = {"type": "sequential", "order": recipe.curriculum.order}
+    elif recipe.curriculum.type == "replay":  # of an earlier run's rows, which is a way too
+        raw["curriculum"] = {"type": "single"}
     for one in way.split("+"):
         _put(raw, one, recipe, naive)
     found = load_recipe({k: v for k, v in raw.items() if v is not None})
@@ -115,8 +118,8 @@ def _put(raw: dict[str, Any], way: str, recipe: Recipe, naive: Run | None) -> No
         raw["training"] |= {"epochs": plan["epochs"], "max_steps": plan["total_updates"]}
 
 
-def _refuse_unknown(names: Sequence[str], *, staged: bool) -> None:
-    known = {*RETENTION.names(), *METHODS.names(), *(("replay", JOINT) if staged else ())}
+def _refuse_unknown(names: Sequence[str], *, replays: bool, staged: bool) -> None:
+    known = {*RETENTION.names(), *METHODS.names(), *(("replay",) if replays else ()), *((JOINT,) if staged else ())}
     faults = []
     for name in (one for way in names for one in way.split("+")):
         if name not in known:
@@ -124,6 +127,10 @@ def _refuse_unknown(names: Sequence[str], *, staged: bool) -> None:
             only = name in ("replay", JOINT)
             remedy = "set curriculum: sequential" if only else f"did you mean {guess}?" if guess else f"one of: {', '.join(sorted(known))}"
             faults.append(Fault(f"{name!r} is for tasks in stages" if only else f"no way {name!r}", "--ways", remedy))
+    for way in names:
+        sections = ["retention" if n in RETENTION.names() else "method" if n in METHODS.names() else "curriculum" for n in way.split("+")]
+        if len(set(sections)) < len(sections):
+            faults.append(Fault(f"{way} names two for one section of a recipe", "--ways", "compare them apart"))
     if faults:
         raise RecipeError(faults)
 
@@ -131,6 +138,7 @@ def _refuse_unknown(names: Sequence[str], *, staged: bool) -> None:
 def _run(resolved: Resolved, root: Path, listener: Listener) -> Run:
     """The run of a recipe: the one that is there, gone on with where it was stopped, or a new one."""
     resolved.recipe.output.folder = str(root)
+    name_its_model(resolved)  # as the run's own recipe has it
     text = dump(resolved.recipe)
     for run in every(root) if root.is_dir() else []:
         if run.facts["name"] == resolved.name and (run.folder / "recipe.yaml").read_text(encoding="utf-8") == text:
@@ -148,9 +156,12 @@ def _staged(run: Run, naive: Sequence[Run]) -> Figures:
     lines, seconds = run.lines(stages.FILE), run.facts["progress"]["seconds"]
     found = stages.matrix(lines)
     if not found:  # all at once: against the same start as the naive way's
-        start = naive[-1].lines(stages.FILE)[0]["scores"]
-        average = run.scores["methods"]["model"]["mean"]["value"]
-        return Figures(average - sum(start.values()) / len(start), 0.0, seconds, average)
+        first, ends = naive[-1].lines(stages.FILE)[0], run.scores["methods"]["model"]
+        mains = dict(name.rsplit(".", 1) for name in run.scores["mains"])
+        sign = {n: -1.0 if n in first.get("less", ()) else 1.0 for n in first["scores"]}
+        own = {n: main if f"{n}.{main}" in ends and (sign[n] < 0) == (main in LOWER_IS_BETTER) else "loss" for n, main in mains.items()}
+        average = sum(sign[n] * ends[f"{n}.{own[n]}"]["value"] for n in sign) / len(sign)
+        return Figures(average - sum(sign[n] * v for n, v in first["scores"].items()) / len(sign), 0.0, seconds, average)
     start, names = lines[0]["scores"], found["stages"]
     sign = {n: -1.0 if n in lines[-1].get("less", ()) else 1.0 for n in names}
     gain = sum(sign[n] * (found["scores"][n][i] - start[n]) for i, n in enumerate(names)) / len(names)

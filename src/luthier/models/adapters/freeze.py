@@ -79,6 +79,7 @@ class Freeze(Method):
         self.thawing = [p for stage in self.stages for p in stage]
         for parameter in self.thawing:  # the optimizer holds them from the start; before_update says which of them move
             parameter.requires_grad_(True)
+            parameter.thaws = True  # type: ignore[attr-defined]  # trains in the end, whether it moves at the moment or not
         for name in head_modules(model) if loaded.head.made else []:
             for parameter in model.get_submodule(name).parameters():
                 parameter.requires_grad_(not any(parameter is p for p in named))

@@ -9,6 +9,16 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from luthier.recipe.tasks.options import TaskOptions
 from luthier.registry import TASK_OPTIONS, nearest
 
+TAKEN = frozenset((
+    "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear", "compile", "cpu",
+    "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward", "get_buffer", "get_extra_state",
+    "get_parameter", "get_submodule", "half", "ipu", "items", "keys", "load_state_dict", "log_variance", "modules", "mtia",
+    "named_buffers", "named_children", "named_modules", "named_parameters", "parameters", "parts", "pop", "requires_grad_",
+    "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty", "train", "training", "type", "update",
+    "values", "xpu", "zero_grad",
+))  # fmt: skip
+"""Names that torch.nn.ModuleDict, which holds the heads, has for itself."""
+
 
 class Member(TaskOptions):
     """One of the tasks: the fields of its own section, beside its data and its weight."""
@@ -73,4 +83,7 @@ class MultitaskOptions(TaskOptions):
         odd = next((n for n in self.tasks if not n.isidentifier()), None)
         if odd is not None:
             raise ValueError(f"{odd!r} is no name: letters, digits and underscores")
+        taken = next((n for n in self.tasks if n in TAKEN or n.startswith("register_")), None)
+        if taken is not None:
+            raise ValueError(f"{taken!r} cannot name a task: torch's modules have something of that name; call it {taken}_task")
         return self
