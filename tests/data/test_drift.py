@@ -99,7 +99,7 @@ def test_few_rows_and_odd_texts_do_not_break_it():
     assert "apart" not in drift(Side(["one text"] * 30), Side(["another"] * 30)), "one text each is no sample"
     marks = [["." * n for n in range(1, 31)], ["!" * n for n in range(1, 31)]]
     assert drift(Side(marks[0]), Side(marks[1]))["apart"] == {"auc": 0.5, "low": 0.5, "high": 0.5}
-    assert drift(Side(["a"] * 30, [[]] * 30), Side(["a"] * 30, [[]] * 30))["labels"]["new"] == []
+    assert "labels" not in drift(Side(["a"] * 30, [[]] * 30), Side(["a"] * 30, [[]] * 30)), "rows of numbers have none"
     with pytest.raises(ValueError, match="needs a text"):
         drift(Side([]), Side(["a"]))
     draw = random.Random(0)

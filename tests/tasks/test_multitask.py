@@ -214,6 +214,24 @@ def test_a_metric_of_any_task_may_choose(two):
     assert build(load_recipe(two)).plan.metric == "size.accuracy"
 
 
+def test_a_head_that_has_learned_is_held_where_it_is(two):
+    two["curriculum"] = {"type": "sequential", "order": ["size", "mood"]}
+    two["retention"] = "l2sp"
+    job = build(load_recipe(two))
+    way = job.retention
+    way.begin(job.start)
+    assert not any(n.startswith("head.") for n in way.anchors)
+    way.turn(job.start, "size", lambda: [])
+    heads = {n for n, _ in job.loaded.model.named_parameters() if n.startswith("head.")}
+    assert {n for n in way.anchors if n in heads} == {n for n in heads if n.startswith("head.size.")}
+    assert way.fresh == {n for n in heads if n.startswith("head.mood.")}
+    again = type(way)(way.options)
+    again.begin(job.start)
+    again.load_state(way.state())
+    assert again.anchors.keys() == way.anchors.keys()
+    assert again.fresh == way.fresh
+
+
 def test_a_soup_is_mixed_at_the_end_of_every_stage(two):
     two["curriculum"] = {"type": "sequential", "order": ["size", "mood"]}
     two["retention"] = {"type": "soup", "steps": 4}

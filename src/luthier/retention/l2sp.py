@@ -9,7 +9,7 @@ same as on the merged weights, and computed from matrices of rank x rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,11 @@ class L2SP(Retention):
     copies, dense, remembers = 1, True, "anchors"
     options: L2SPOptions
 
+    def __init__(self, options: L2SPOptions, *, seed: int = 0) -> None:
+        super().__init__(options, seed=seed)
+        self.learned: set[str] = set()
+        """Parameters that started at random, and have learned in an earlier stage."""
+
     def refusal(self, start: Start) -> str | None:
         """Adapters other than LoRA's move the layers in ways that are no plain product."""
         if has_learned_tokens(start.loaded):
@@ -44,11 +49,16 @@ class L2SP(Retention):
 
     def begin(self, start: Start) -> None:
         """Remember where weights and adapters start."""
-        apart, fresh = adapter_names(start.loaded), fresh_names(start.loaded)
+        apart, fresh = adapter_names(start.loaded), fresh_names(start.loaded) - self.learned
         self.anchors = remember({n: p for n, p in moving(start.loaded.model).items() if n not in apart | fresh})
         self.fresh = {n for n in moving(start.loaded.model) if n in fresh}
         self.layers = list(adapter_layers(start.loaded).values())
         self.factors = [tuple(t.detach().clone() for t in factors(layer)) for layer in self.layers]
+
+    def turn(self, start: Start, stage: str, batches: Callable[[], Iterable[Batch]]) -> None:
+        """From here on the stage's head has learned, and is held where it is."""
+        self.learned |= {n for n in moving(start.loaded.model) if n.startswith(f"head.{stage}.")}
+        super().turn(start, stage, batches)
 
     def state(self) -> dict[str, Tensor]:
         """What was remembered at the end of a stage: of weights, and of the adapters' factors."""
@@ -59,7 +69,12 @@ class L2SP(Retention):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`."""
-        super().load_state({n: t for n, t in state.items() if not n.startswith(FACTOR)})
+        own = {n: t for n, t in state.items() if not n.startswith(FACTOR)}
+        self.learned |= own.keys() & self.fresh
+        device = next((t.device for t in self.anchors.values()), None)
+        self.anchors |= {n: own[n].to(device) for n in own.keys() & self.fresh}
+        self.fresh -= self.learned
+        super().load_state(own)
         if f"{FACTOR}0.0" in state:
             self.factors = [
                 tuple(state[f"{FACTOR}{i}.{j}"].to(t.device, t.dtype) for j, t in enumerate(p)) for i, p in enumerate(self.factors)

@@ -6,6 +6,7 @@ each task made of the same text. A text, or a group of rows, that one task tests
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,8 +72,11 @@ def _merged(task: Multitask, prepared: Mapping[str, Prepared], *, apart: bool) -
     summary: dict[str, Any] = {"tasks": {n: p.summary for n, p in prepared.items()}}
     for key in ("rows_read", "rows_quarantined", "rows_excluded", "rows_dropped_as_duplicates", "rows_beyond_limit", "duplicates"):
         summary[key] = sum(p.summary[key] for p in prepared.values())
-    first = next(iter(prepared.values())).summary
-    summary |= {k: first[k] for k in ("quarantine_reasons", "conflicting_duplicates", "train_texts_also_in_test", "characters")}
+    summary["quarantine_reasons"] = dict(sum((Counter(p.summary["quarantine_reasons"]) for p in prepared.values()), Counter()))
+    summary["conflicting_duplicates"] = sum(p.summary["conflicting_duplicates"] for p in prepared.values())
+    summary["train_texts_also_in_test"] = 0  # those have been left out
+    lengths = sorted(len(r.text) for r in parts["train"])
+    summary["characters"] = {"median": lengths[len(lengths) // 2], "longest": lengths[-1]}
     summary |= {part: len(records) for part, records in parts.items()}
     summary["labels"] = {part: task.label_counts(records) for part, records in parts.items()}
     summary["left_out_for_another_task"] = moved
