@@ -6,11 +6,11 @@ megabytes, with a whole model a copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Began:
@@ -27,16 +27,22 @@ class Began:
     @contextmanager
     def again(self, model: nn.Module) -> Iterator[None]:
         """The model as it began, without gradients or dropout, while inside."""
-        parameters = dict(model.named_parameters())
-        now = {n: parameters[n].data for n in self._values}
-        training = model.training
-        try:
-            for name, value in self._values.items():
-                parameters[name].data = value
-            model.eval()
-            with torch.no_grad():
-                yield
-        finally:
-            model.train(training)
-            for name, data in now.items():
-                parameters[name].data = data
+        with having(model, self._values):
+            yield
+
+
+@contextmanager
+def having(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with other values of some parameters, without gradients or dropout, while inside."""
+    parameters = dict(model.named_parameters())
+    now, training = {n: parameters[n].data for n in values}, model.training
+    try:
+        for name, value in values.items():
+            parameters[name].data = value
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        for name, data in now.items():
+            parameters[name].data = data

@@ -12,18 +12,17 @@ al. 2016, Less-forgetting Learning, eq. 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from luthier.inference.predict import evaluating
 from luthier.models.batch import Batch
 from luthier.models.forward import hidden_states, place_logits, pool, pooled_logits, trunk_of
 from luthier.models.heads import Head
 from luthier.models.language import graded, head_of
+from luthier.models.reference import having
 from luthier.models.several import Heads
 from luthier.recipe.retention.distill import DistillOptions
 from luthier.retention import divergence
@@ -114,7 +113,7 @@ class Distill(Retention):
 
     def _of_hidden(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, int]:
         layout = self.start.loaded.layout
-        with self._as_it_began(model):
+        with having(model, self.values):
             before = hidden_states(model, batch, layout).float()
         now = hidden_states(model, batch, layout).float()
         return (now - before).square().sum() / 2, now.numel()
@@ -130,7 +129,7 @@ class Distill(Retention):
             pooled = pool(states, batch.segments, layout.pooling)
             return {n: model.head[n](pooled if parts[n].kind == "classes" else states).float() for n in sorted(self.taught)}  # type: ignore[index, operator]
 
-        with self._as_it_began(model):
+        with having(model, self.values):
             before = answers()
         now = answers()
         kinds = {n: parts[n].problem_type or "single_label_classification" for n in now}
@@ -138,7 +137,7 @@ class Distill(Retention):
 
     def _of_rows(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, int]:
         loaded = self.start.loaded
-        with self._as_it_began(model):
+        with having(model, self.values):
             before = pooled_logits(model, batch, loaded.layout).float()
         now = pooled_logits(model, batch, loaded.layout).float()
         if loaded.grown is not None:  # of labels that are new there is no answer to keep
@@ -152,28 +151,14 @@ class Distill(Retention):
         if not len(places):
             return None, 0
         if self.start.loaded.head.kind == "masked":
-            with self._as_it_began(model):
+            with having(model, self.values):
                 before = place_logits(model, batch, layout, places).float()
             return divergence.of_classes(place_logits(model, batch, layout, places).float(), before, heat), len(places)
-        with self._as_it_began(model):
+        with having(model, self.values):
             states, head = hidden_states(model, batch, layout).index_select(0, places), head_of(model)
             head = head._replace(weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
         now = hidden_states(model, batch, layout).index_select(0, places)
         return divergence.of_tokens(now, head_of(model), states, head, heat), len(places)
-
-    @contextmanager
-    def _as_it_began(self, model: nn.Module) -> Iterator[None]:
-        """The starting model, without gradients or dropout, while inside."""
-        parameters = dict(model.named_parameters())
-        now = {n: parameters[n].data for n in self.values}
-        try:
-            for name, value in self.values.items():
-                parameters[name].data = value
-            with evaluating(model):
-                yield
-        finally:
-            for name, data in now.items():
-                parameters[name].data = data
 
 
 def _comparable(start: Start) -> dict[str, Head]:

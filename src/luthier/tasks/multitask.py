@@ -7,6 +7,7 @@ part. What both kinds share is here; `headed.py` has the tasks with heads of the
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def data_of(data: Data, member: Member) -> Data:
     return Data.model_validate({**data.model_dump(exclude_unset=True), **member.data})
 
 
-class Multitask:
+class Multitask(ABC):
     """The tasks, and what they make together."""
 
     name = kind = "multitask"
@@ -208,9 +209,9 @@ class Multitask:
             sizes.append(0 if own.ndim == 1 else piece.shape[1])
         return np.concatenate([widths(sizes, len(records)), *pieces], axis=1)
 
+    @abstractmethod
     def said(self, outputs: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Each task's figures of every record."""
-        raise NotImplementedError
 
     def _parts(self, gold: NDArray[Any], outputs: NDArray[np.float64]) -> dict[str, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
         """For each task the rows that are its own, their targets and its figures."""

@@ -86,15 +86,7 @@ def plan(
         total = math.ceil(epochs * per_epoch)
     if training.max_steps is not None:
         total = min(total, training.max_steps)
-    if training.learning_rate == "auto":
-        if resolved.recipe.model.from_scratch is not None:
-            rate = min(SCRATCH_RATE, SCRATCH_RATE * 256 / hidden_size)
-        else:
-            rate = rate_factor * min(task.rate, max(SLOWEST, task.rate * (task.rate_width / hidden_size) ** 2))
-        by = f", and the method, {resolved.recipe.method.type}" if rate_factor != 1 else ""
-        resolved.infer("training.learning_rate", rate, f"the model's width, {hidden_size}{by}")
-    else:
-        rate = training.learning_rate
+    rate = _learning_rate(resolved, task, hidden_size=hidden_size, rate_factor=rate_factor)
     wanted_length = resolved.recipe.model.max_length
     if wanted_length == "auto":
         length = longest_model
@@ -107,15 +99,34 @@ def plan(
         resolved.infer("evaluation.metric", metric, f"the task, {data.task.kind}")
     if stages:
         _of_stages(resolved)
+    _refuse(resolved, stages, total)
+    return Plan(epochs, per_epoch, total, rate, length, metric, stages), order
+
+
+def _learning_rate(resolved: Resolved, task: Any, *, hidden_size: int, rate_factor: float) -> float:
+    """The recipe's, or what width, method and task make of it."""
+    recipe = resolved.recipe
+    if recipe.training.learning_rate != "auto":
+        return recipe.training.learning_rate
+    if recipe.model.from_scratch is not None:
+        rate = min(SCRATCH_RATE, SCRATCH_RATE * 256 / hidden_size)
+    else:
+        rate = rate_factor * min(task.rate, max(SLOWEST, task.rate * (task.rate_width / hidden_size) ** 2))
+    by = f", and the method, {recipe.method.type}" if rate_factor != 1 else ""
+    resolved.infer("training.learning_rate", rate, f"the model's width, {hidden_size}{by}")
+    return rate
+
+
+def _refuse(resolved: Resolved, stages: Sequence[int], total: int) -> None:
+    """Raise RecipeError for a curriculum that could not do what it says."""
     if resolved.recipe.curriculum.mixing == "dynamic" and resolved.recipe.data.earlier is not None:
         raise RecipeError(
             [Fault("earlier and new rows have no losses of their own", "curriculum.mixing", "set it to uniform, or give weights")]
         )
     if resolved.recipe.curriculum.mixing == "dynamic" and resolved.recipe.evaluation.every != "epoch":
         raise RecipeError([Fault("looks at the loss of every epoch", "curriculum.mixing", "set evaluation.every: epoch")])
-    if training.max_steps is not None and sum(stages) > total:
+    if resolved.recipe.training.max_steps is not None and sum(stages) > total:
         raise RecipeError([Fault("would end before the last stage", "training.max_steps", "take it out, or set training.epochs")])
-    return Plan(epochs, per_epoch, total, rate, length, metric, stages), order
 
 
 def _epochs(task: Any, per_epoch: int) -> int:
