@@ -16,7 +16,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from luthier.data.drift import sentences
-from luthier.evaluation import charts
+from luthier.evaluation import charts, learning
 from luthier.evaluation.baselines import METHODS
 from luthier.tasks import metrics
 from luthier.tasks.classification import Classification
@@ -36,6 +36,7 @@ HEADLINES = {
     **dict.fromkeys(("pairs", "triplets", "classes"), ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")),
     "scored": ("spearman", "pearson", "loss"),
     "chat": ("perplexity", "token_accuracy", "chrf", "rouge_l", "loss"),
+    "policy": ("reward", "words", "perplexity"),
     "preference": ("accuracy", "margin", "likelier", "reward_chosen", "reward_rejected", "kl", "loss"),
 }
 MOST_CLASSES = 24
@@ -87,6 +88,7 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "lower_is_better": metrics.LOWER_IS_BETTER,
         "written": scores.get("written_rows", 0),
         "samples": _samples(story.samples),
+        **_of_policy(task, story),
     }
     return environment.get_template("report.html.j2").render(context)
 
@@ -104,6 +106,14 @@ def _samples(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     by_task: dict[Any, int] = {}
     turns = [by_task.update({s.get("task"): by_task.get(s.get("task"), 0) + 1}) or by_task[s.get("task")] for s in found]
     return [found[i] for i in sorted(range(len(found)), key=lambda i: turns[i])[:SAMPLES]]
+
+
+def _of_policy(task: Any, story: Story) -> dict[str, Any]:
+    """How it learned, where it learned from its own answers."""
+    if not getattr(task, "rolls", False):
+        return {"learned": [], "signs": [], "course": []}
+    pictures = [(c.title, Markup(c.picture)) for c in learning.pictures(story.log, story.evaluations)]  # noqa: S704  (charts escape)
+    return {"learned": pictures, "signs": learning.signs(story.log), "course": learning.course(story.evaluations)}
 
 
 NO_LABELS: dict[str, Any] = {"classes": [], "confusion": None, "reliability": "", "fit": "", "mistakes": []}

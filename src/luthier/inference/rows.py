@@ -44,6 +44,8 @@ class Written:
     logprobs: tuple[float, ...] | None
     prompt_tokens: int
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    stop_token: int | None = None
+    """The token that ended the answer, where one did."""
 
 
 def is_pair(model: nn.Module) -> bool:
@@ -149,6 +151,7 @@ class Row:
         self.logprobs: list[float] = []
         self.tops: list[tuple[tuple[int, float], ...]] = []
         self.finish: Literal["stop", "length"] | None = None
+        self.stop_token: int | None = None
 
     def begin(self, device: torch.device) -> None:
         """Make what is held only while the row is written: its random numbers and its place in the grammar."""
@@ -163,6 +166,7 @@ class Row:
     def take(self, token: int) -> bool:
         """Go on by the token drawn; whether it is part of the answer."""
         if token in self.stop_ids:
+            self.stop_token = token
             self._close("stop")
             return False
         self.tokens.append(token)
@@ -193,6 +197,7 @@ class Row:
             logprobs=tuple(self.logprobs) if wish.logprobs else None,
             prompt_tokens=len(self.prompt),
             top_logprobs=tuple(self.tops) if wish.top_logprobs else None,
+            stop_token=self.stop_token,
         )
 
 

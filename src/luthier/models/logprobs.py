@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from luthier.errors import ModelError
 from luthier.models import language
 from luthier.models.batch import Batch
 from luthier.models.forward import Layout, hidden_states
@@ -107,12 +108,37 @@ class Said(NamedTuple):
     counts: Tensor
 
 
+class States(NamedTuple):
+    """The hidden states that graded tokens are predicted from, (n, width), and those tokens, (n,), in the order of `graded(batch)`."""
+
+    hidden: Tensor
+    labels: Tensor
+
+
+def graded_states(model: nn.Module, batch: Batch, layout: Layout) -> States:
+    """What the head reads, with gradients."""
+    places, labels = graded(batch)
+    return States(hidden_states(model, batch, layout).index_select(0, places), labels)
+
+
+def logprobs_of(model: nn.Module, states: States, *, temperature: float = 1.0) -> Tensor:
+    """The log-probability of each graded token where logits are divided by `temperature`, (n,) fp32, with gradients.
+
+    Raises ModelError for a temperature other than 1 where the model caps its logits: what it draws from is no linear head then.
+    """
+    head = head_of(model)
+    bias = head.bias
+    if temperature != 1.0:
+        if head.softcap is not None:
+            raise ModelError("caps its logits", where="task.temperature", remedy="set it to 1")
+        head, bias = head._replace(scale=head.scale / temperature), None if bias is None else bias / temperature
+    found: Tensor = _LogProbs.apply(states.hidden, head.weight, bias, states.labels, head)  # type: ignore[no-untyped-call]
+    return found
+
+
 def token_logprobs(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
     """The log-probability of each graded token in the order of `graded(batch)`, (n,) fp32, with gradients."""
-    places, labels = graded(batch)
-    hidden, head = hidden_states(model, batch, layout).index_select(0, places), head_of(model)
-    found: Tensor = _LogProbs.apply(hidden, head.weight, head.bias, labels, head)  # type: ignore[no-untyped-call]
-    return found
+    return logprobs_of(model, graded_states(model, batch, layout))
 
 
 def segment_logprobs(model: nn.Module, batch: Batch, layout: Layout) -> Said:

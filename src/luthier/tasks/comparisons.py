@@ -85,6 +85,19 @@ def comparison(
     return _compared(cell("prompt"), [(f"completion {i}", c) for i, c in enumerate(several, 1)], ratings, extra, system)
 
 
+def question(value: Any, *, tools: Any, first: Any, system: str | None) -> Conversation | str:
+    """What is asked: a text or messages, with the row's tools and its system message `first`; or why it is nothing to answer."""
+    asked = _read_turns(value)
+    if asked in (None, "", []):
+        return "the prompt is empty"
+    turns = _turns(asked, "user")
+    if _role(turns[-1]) == "assistant":
+        return "the prompt ends with an answer"
+    whole = {"messages": [*turns, {"role": "assistant", "content": "-"}], "tools": tools, "system": first}
+    found = conversation(whole, "messages", names={}, system=system)
+    return found if isinstance(found, str) else Conversation(found.messages[:-1], found.tools)
+
+
 def _compared(
     asked: Any, answers: Sequence[tuple[str, Any]], ratings: tuple[float, ...], extra: Mapping[str, Any], system: str | None
 ) -> Comparison | str:

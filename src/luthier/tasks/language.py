@@ -48,6 +48,8 @@ class LanguageTask:
     answers: ClassVar[bool] = False
     converses: ClassVar[bool] = False
     alters: ClassVar[bool] = False
+    rolls: ClassVar[bool] = False
+    """Whether it learns from its own answers, drawn while it trains."""
     baselines: ClassVar[tuple[str, ...]] = ()
     metric = "loss"
     labels: tuple[str, ...] = ()
@@ -141,6 +143,16 @@ class LanguageTask:
     def text_scorer(self) -> TextScores | None:
         """The scores of written texts; None where there is nothing to compare them with."""
         return None
+
+    def figures(self, texts: Sequence[str], records: Sequence[Record]) -> NDArray[np.float64]:
+        """The figures that the scores of written texts are made of, one line a record."""
+        scorer = self.text_scorer()
+        assert scorer is not None, "there is something to compare them with"
+        return scorer.figures(texts, self.references(records))
+
+    def references(self, records: Sequence[Record]) -> list[list[str]]:
+        """What may be written; nothing where a task has no such thing."""
+        return [[] for _ in records]
 
     def text_score_names(self) -> tuple[str, ...]:
         """The names of those scores."""

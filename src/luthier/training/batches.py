@@ -35,6 +35,14 @@ class Heaviest(NamedTuple):
     several: bool
 
 
+class Turn(NamedTuple):
+    """The rows of an update, its epoch, and whether it is the last of that."""
+
+    rows: list[int]
+    epoch: int
+    ends_epoch: bool
+
+
 class UpdateStream:
     """Iterates updates forever, epoch after epoch.
 
@@ -112,6 +120,11 @@ class UpdateStream:
             self._course.state.update(state["course"])
 
     def __iter__(self) -> Iterator[Update]:
+        for rows, epoch, ends in self.turns():
+            yield Update(tuple(self._batches(rows, epoch)), epoch, ends)
+
+    def turns(self) -> Iterator[Turn]:
+        """The rows of each update, without their batches; the position moves on."""
         while True:
             order = self._order(self.epoch)
             while self.position < len(order):
@@ -120,7 +133,7 @@ class UpdateStream:
                 epoch, ends = self.epoch, self.position >= len(order)
                 if ends:
                     self.epoch, self.position = self.epoch + 1, 0
-                yield Update(tuple(self._batches(rows, epoch)), epoch, ends)
+                yield Turn(rows, epoch, ends)
                 if ends:
                     break
 

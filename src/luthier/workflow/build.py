@@ -33,7 +33,7 @@ from luthier.registry import METHODS, nearest
 from luthier.retention.retention import Retention, Start
 from luthier.runs.store import Run
 from luthier.training.curriculum import Course
-from luthier.workflow import earlier, retain, xray
+from luthier.workflow import earlier, policy, retain, xray
 from luthier.workflow.dataset import Dataset, dataset
 from luthier.workflow.events import Listener, Note, Stage, silent
 from luthier.workflow.frozen import plan_trunk
@@ -104,6 +104,7 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
     listener(Stage("data", ", ".join(recipe.data.train)))
     data = dataset(resolved)
     infer_from_data(resolved, data)
+    policy.equip(data.task, folder=resolved.folder, listener=listener)
     host = machine.set_up(device=recipe.training.device, threads=recipe.training.threads, precision=recipe.training.precision)
     scratch = recipe.model.from_scratch
     listener(Stage("model", f"a new {scratch.architecture}" if scratch else source.name if source else ""))
@@ -134,6 +135,8 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         loaded.notes.append(str(loaded.grown))
         data.task.start(loaded.model, rows=list(loaded.grown.new.values()))
     method = _method(resolved, loaded)
+    if hasattr(data.task, "extend"):
+        data.task.extend(loaded.model)
     listener(Stage("method", describe(method, loaded)))
     listener(Stage("tokens"))
     tokens, limit = _tokens(resolved, data, loaded)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from luthier.alignment.watch import WINDOW, Watch
 from luthier.errors import Interrupted, RunError
 from luthier.inference.predict import combining, outputs
 from luthier.models.adapters.method import head_modules, layer_rates, trained
@@ -31,7 +32,7 @@ from luthier.training import checkpoint
 from luthier.training.loop import StepReport, train
 from luthier.training.optim import Optimizer
 from luthier.training.schedule import Schedule
-from luthier.workflow import retain, stages, written
+from luthier.workflow import policy, retain, stages, written
 from luthier.workflow.build import Job
 from luthier.workflow.events import Evaluated, Listener, Note, Stage, Stepped
 from luthier.workflow.frozen import keep_trunk
@@ -84,6 +85,9 @@ class Fit:
             job.tokens["train"], job.data.prepared.parts["train"], job.task, self.options, job.loaded.layout,
             above=self.kept["train"].above if self.kept else None, course=job.course,
         )  # fmt: skip
+        self._watch = Watch(job.task.options) if policy.rolls(job.task) else None
+        if self._watch is not None:
+            self.stream = policy.rollouts(job, self.stream, listener=listener)
         job.retention.begin(job.start)
         self.loss = self._loss()
         self.progress = Progress()
@@ -141,6 +145,8 @@ class Fit:
         if stages.ending(self.job, self.progress.step) is None:
             self._mix()
         self._settle()
+        if hasattr(self.job.task, "release"):
+            self.job.task.release(self.model)
         return self.progress
 
     def _turn(self, stage: int, step: int) -> None:
@@ -177,6 +183,7 @@ class Fit:
         wanted = getattr(self.job.task, "head_rate", {})
         own = wanted if isinstance(wanted, Mapping) else {"": wanted}  # of several heads, each one's by its name
         faster = {f"{h}.{n}": rate / method.rate_factor for h in head_modules(self.model) for n, rate in own.items()}
+        faster |= {f"{n}.": rate for n, rate in getattr(self.job.task, "module_rates", {}).items()}
         return lambda name: method.rate_scale(name) * layers(name) * next((r for n, r in faster.items() if name.startswith(n)), 1.0)
 
     def _moved(self) -> None:
@@ -191,10 +198,13 @@ class Fit:
         log.write(json.dumps(finite(asdict(report))) + "\n")
         log.flush()
         self.listener(Stepped(report, self.job.plan.total_updates))
+        if self._watch is not None and (reason := self._watch.observe(report.parts)):
+            progress.stopped = reason
+            self.listener(Note(f"stopped after update {report.step}: {reason}"))
 
     def _evaluation_due(self, report: StepReport) -> bool:
         every, last = self.evaluation.every, report.step == self.job.plan.total_updates
-        return last or (report.ends_epoch if every == "epoch" else report.step % every == 0)
+        return last or bool(self.progress.stopped) or (report.ends_epoch if every == "epoch" else report.step % every == 0)
 
     def _mix(self, *, seen: Sequence[str] = ()) -> Mix | None:
         """Let the way of retention put its last weights in place, and record which; of stages, by the tasks `seen` so far."""
@@ -237,8 +247,9 @@ class Fit:
         if not self.job.data.prepared.parts["validation"]:
             return
         job, scores = self.job, self._validation()
-        if job.plan.metric not in scores:  # a score of texts: they have to be written first
-            figures = written.figures(job, "validation", written.write(job, "validation"))
+        if job.plan.metric not in scores or self._watch is not None:  # scores of texts: they have to be written first
+            texts = written.write(job, "validation")
+            figures = written.figures(job, "validation", texts)
             scores |= written.scores(job, figures) if figures is not None else {}
         progress, metric = self.progress, self.job.plan.metric
         value = -scores[metric] if metric in LOWER_IS_BETTER else scores[metric]
@@ -250,7 +261,9 @@ class Fit:
         train_loss = progress.epoch_loss / max(1, progress.epoch_steps)
         progress.gap = scores["loss"] - train_loss
         progress.epoch_loss, progress.epoch_steps = 0.0, 0
-        line = {"step": step, "train_loss": train_loss, **scores}
+        line: dict[str, Any] = {"step": step, "train_loss": train_loss, **scores}
+        if self._watch is not None:
+            line["samples"] = policy.followed(written.rows_of(job, "validation"), texts, figures)
         path = self.run.folder / "evaluations.jsonl"
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -259,7 +272,7 @@ class Fit:
         self.job.course.observe({n.removesuffix(".loss"): v for n, v in scores.items() if n.endswith(".loss")})
         if self.schedule.observe(scores["loss"]):
             self.listener(Note(f"validation loss stands still: the learning rate is lowered after update {step}"))
-        alike = not hasattr(job.task, "settle")  # else training's loss is of another kind than validation's
+        alike = not hasattr(job.task, "settle") and self._watch is None  # else training's loss is of another kind than validation's
         if alike and progress.gap > self.options.gap_warning and not self._gap_told:
             self._gap_told = True
             self.listener(
@@ -317,6 +330,9 @@ class Fit:
         self.progress = Progress(**saved.state["progress"])
         _cut(self.run.folder / "evaluations.jsonl", self.progress.evaluation_bytes)
         self._saved_step = saved.step
+        if self._watch is not None:
+            _cut(self.run.folder / "log.jsonl", self.progress.log_bytes)
+            self._watch.recall(line["parts"] for line in self.run.lines("log.jsonl")[-WINDOW:])
         self.listener(Note(f"resumed after update {saved.step}"))
 
     def _weights(self) -> dict[str, torch.Tensor]:

@@ -19,8 +19,9 @@ from luthier.evaluation.intervals import Score, with_intervals
 from luthier.inference.model import Predictor, read_card, restore_task
 from luthier.recipe import Recipe
 from luthier.runs.store import Run
-from luthier.workflow import written
+from luthier.workflow import policy, written
 from luthier.workflow.dataset import dataset
+from luthier.workflow.events import silent
 from luthier.workflow.lineage import recipe_of, refuse_changed_data, what_is_learned
 
 
@@ -49,6 +50,7 @@ def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 
     recipe = recipe_of(run).recipe
     task = predictor.task
     task.data = recipe.data
+    policy.equip(task, folder=recipe_of(run).folder, listener=silent)
     rest = Rows()
     if files is None:
         refuse_changed_data(run)

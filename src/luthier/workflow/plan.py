@@ -60,7 +60,7 @@ def plan(
     pairs = _in_pairs(resolved, task.marks(data.prepared.parts["train"]), size) if hasattr(task, "marks") else None
     if pairs is not None:
         examples = len(pairs(0))
-    per_epoch = -(-examples // size)
+    per_epoch = -(-examples // size) * getattr(task, "repeats", 1)
     passes: int | dict[str, int]
     if training.epochs != "auto":
         epochs = training.epochs

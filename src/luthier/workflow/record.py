@@ -19,6 +19,7 @@ from luthier.errors import SpaceError
 from luthier.evaluation import baselines
 from luthier.evaluation.baselines import METHODS
 from luthier.evaluation.intervals import Score, with_intervals
+from luthier.evaluation.learning import signs
 from luthier.evaluation.report import Story, render
 from luthier.inference.predict import combining, embeddings, outputs
 from luthier.models import quantize
@@ -27,9 +28,9 @@ from luthier.models.source import fingerprint
 from luthier.runs.card import model_card
 from luthier.runs.store import Run
 from luthier.security.artifacts import sha256, write_atomic, write_json, write_jsonl, write_text
-from luthier.workflow import probes, stages, written
+from luthier.workflow import policy, probes, stages, written
 from luthier.workflow.build import Job
-from luthier.workflow.events import Listener, Stage
+from luthier.workflow.events import Listener, Note, Stage
 from luthier.workflow.stream import taken
 
 Array = NDArray[np.float64]
@@ -145,6 +146,9 @@ def after(job: Job, run: Run, measured: dict[str, Array], *, listener: Listener)
         failed=failed,
     )
     write_text(run.model / "README.md", model_card(run, scores=scores, metric=job.plan.metric, labels=list(task.labels)))
+    if policy.rolls(task):
+        for sign in signs(run.lines("log.jsonl")):
+            listener(Note(sign))
     write_text(run.report, render(_story(job, run), task=task, gold=gold, outputs=answers, records=test))
     return scores
 

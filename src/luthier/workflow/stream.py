@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from luthier.data.prepare import Record
@@ -26,6 +26,19 @@ def taken(course: Course, streams: Sequence[str], *, size: int, updates: int) ->
     return found
 
 
+class Foreseen(Sequence[Mapping[str, Any]]):
+    """Examples as something makes them, when they are looked at."""
+
+    def __init__(self, examples: Sequence[Mapping[str, Any]], made: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        self._examples, self._made = examples, made
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._made(self._examples[place])
+
+
 def stream(
     tokens: Tokens,
     records: Sequence[Record],
@@ -36,9 +49,12 @@ def stream(
     above: Callable[[Batch], Batch] | None = None,
     course: Course | None = None,
 ) -> UpdateStream:
-    """Every update over the training part; `above` lays beside a batch what its frozen layers give, `course` orders the rows."""
+    """Every update over the training part; `above` lays beside a batch what its frozen layers give, `course` orders the rows.
+
+    Of a task that learns from its own answers, which are drawn later, examples are as large as they may become.
+    """
     return UpdateStream(
-        tokens.examples(),
+        Foreseen(tokens.examples(), task.heaviest) if getattr(task, "rolls", False) else tokens.examples(),
         task.targets(records),
         size=options.batch_size * options.gradient_accumulation,
         max_tokens=options.max_tokens,

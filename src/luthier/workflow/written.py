@@ -140,7 +140,7 @@ def figures_of(task: Any, loaded: Loaded, records: Sequence[Record], texts: Sequ
             if scorer is None or not texts:
                 return None
             said = [texts[place] for place in own.places] if own.name else texts
-            found = scorer.figures(said, own.task.references(own.records))
+            found = own.task.figures(said, own.records)
         if not own.name:
             return found
         lines.append((number, own, found))

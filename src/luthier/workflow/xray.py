@@ -69,7 +69,7 @@ def findings(task: Any, encoded: Encoded, tokenizer: Any, config: Any) -> list[F
     """Everything wrong with the labels of the training part; none for tasks that do not learn tokens to write."""
     import numpy as np
 
-    if not task.writes:
+    if not task.writes or getattr(task, "rolls", False):
         return []
     if hasattr(task, "encoded"):  # several tasks: each is looked at alone, and named
         several = [(n, findings(task.tasks[n], own, tokenizer, config)) for n, own in task.encoded.items()]
