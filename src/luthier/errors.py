@@ -9,6 +9,7 @@
     │   ├── NonFiniteError     a loss or gradient was not a finite number; no update was made
     │   ├── MemoryShortage     what training will need does not fit in memory; found before the first update
     │   ├── Interrupted        stopped by a signal, after saving
+    │   ├── RewardError        a reward that cannot be had, or that failed on too much of what it was asked
     │   └── Forgotten          a probe got worse by more than allowed; the run is finished and saved
     ├── CheckpointError    no valid checkpoint where one is needed
     ├── RunError           a run that is missing, locked or in the wrong state
@@ -88,6 +89,10 @@ class Interrupted(TrainingError):
 
 class Forgotten(TrainingError):
     """A probe got worse by more than the recipe allows; the run is finished and saved all the same."""
+
+
+class RewardError(TrainingError):
+    """A reward that cannot be had as the recipe asks for it, or that failed on too much of what it was asked."""
 
 
 class CheckpointError(LuthierError):

@@ -179,3 +179,33 @@ RETENTION_OPTIONS = Registry(
         "soup": "luthier.recipe.retention.soup:SoupOptions",
     },
 )
+REWARDS = Registry(
+    "reward",
+    {
+        "exact": "luthier.alignment.rewards.exact:ExactReward",
+        "number": "luthier.alignment.rewards.number:NumberReward",
+        "regex": "luthier.alignment.rewards.regex:RegexReward",
+        "contains": "luthier.alignment.rewards.contains:ContainsReward",
+        "json_schema": "luthier.alignment.rewards.json_schema:JsonSchemaReward",
+        "length": "luthier.alignment.rewards.length:LengthReward",
+        "unit_test": "luthier.alignment.rewards.unit_test:UnitTestReward",
+        "model": "luthier.alignment.rewards.model:ModelReward",
+        "http": "luthier.alignment.rewards.http:HttpReward",
+        "function": "luthier.alignment.rewards.function:FunctionReward",
+    },
+)
+REWARD_OPTIONS = Registry(
+    "reward_options",
+    {
+        "exact": "luthier.recipe.rewards.exact:ExactOptions",
+        "number": "luthier.recipe.rewards.number:NumberOptions",
+        "regex": "luthier.recipe.rewards.regex:RegexOptions",
+        "contains": "luthier.recipe.rewards.contains:ContainsOptions",
+        "json_schema": "luthier.recipe.rewards.json_schema:JsonSchemaOptions",
+        "length": "luthier.recipe.rewards.length:LengthOptions",
+        "unit_test": "luthier.recipe.rewards.unit_test:UnitTestOptions",
+        "model": "luthier.recipe.rewards.model:ModelOptions",
+        "http": "luthier.recipe.rewards.http:HttpOptions",
+        "function": "luthier.recipe.rewards.function:FunctionOptions",
+    },
+)

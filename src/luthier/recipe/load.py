@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from luthier.errors import Fault, RecipeError
 from luthier.recipe.sections import Recipe
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS, nearest
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, TASK_OPTIONS, nearest
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
 
 
 Chosen = Mapping[str, type[BaseModel]]
-"""The options classes that stand under `task`, `method` and `retention`."""
+"""The options classes that stand under `task`, `method` and `retention`, and under `task.rewards.0` and so on."""
 
 
 def _chosen(raw: Mapping[str, Any]) -> Chosen:
@@ -212,6 +212,12 @@ def _chosen(raw: Mapping[str, Any]) -> Chosen:
         section = raw.get(key)
         name = section.get("type") if isinstance(section, Mapping) else section
         found[key] = known.load(name if isinstance(name, str) and name in known.names() else default)
+    task = raw.get("task")
+    rewards = task.get("rewards") if isinstance(task, Mapping) else None
+    for i, reward in enumerate(rewards if isinstance(rewards, list) else [rewards]):
+        name = reward.get("type") if isinstance(reward, Mapping) else reward
+        if isinstance(name, str) and name in REWARD_OPTIONS.names():
+            found[f"task.rewards.{i}"] = REWARD_OPTIONS.load(name)
     return found
 
 
@@ -231,12 +237,16 @@ def _is_tag(part: str) -> bool:
 def _model_at(path: Sequence[str], chosen: Chosen) -> type[BaseModel] | None:
     """The section class at a dotted path."""
     current: Any = Recipe
-    for part in path:
+    for depth, part in enumerate(path, 1):
+        here = ".".join(path[:depth])
+        if here in chosen and part.isdecimal():
+            current = chosen[here]
+            continue
         if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
             return None
         found = current.model_fields[part].annotation
         inner = [a for a in get_args(found) if isinstance(a, type) and issubclass(a, BaseModel)]
-        current = chosen[part] if part in chosen else inner[0] if inner else found
+        current = chosen[here] if here in chosen else inner[0] if inner else found
     return current if isinstance(current, type) and issubclass(current, BaseModel) else None
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from luthier.recipe.choice import chosen
 from luthier.recipe.curriculum import Curriculum
 from luthier.recipe.fields import Strings
 from luthier.recipe.limit import EARLIER, GENERAL, limit
@@ -260,35 +261,18 @@ class Output(Section):
     name: str | None = Field(None, description="name of the run; the recipe's file name where absent")
 
 
-def _chosen(value: Any, kind: str, base: type[BaseModel], known: Any) -> Any:
-    """Let the options class of the named task or method validate the section."""
-    if isinstance(value, base):
-        return value
-    if isinstance(value, str):
-        value = {"type": value}
-    if not isinstance(value, dict):
-        raise ValueError(f"expected the name of a {kind} or a section with a type")
-    if "type" not in value:
-        raise ValueError(f"says no type: one of {', '.join(known.names())}")
-    name = str(value["type"])
-    if name not in known.names():
-        guess = nearest(name, known.names())
-        raise ValueError(f"unknown {kind} {name!r}" + (f"; did you mean {guess}?" if guess else f"; one of: {', '.join(known.names())}"))
-    return known.load(name).model_validate(value)
-
-
 def _task_options(value: Any) -> Any:
     if isinstance(value, dict) and "type" not in value:
         value = {"type": "classification", **value}
-    return _chosen(value, "task", TaskOptions, TASK_OPTIONS)
+    return chosen(value, "task", TaskOptions, TASK_OPTIONS)
 
 
 def _method_options(value: Any) -> Any:
-    return _chosen(value, "method", MethodOptions, METHOD_OPTIONS)
+    return chosen(value, "method", MethodOptions, METHOD_OPTIONS)
 
 
 def _retention_options(value: Any) -> Any:
-    return _chosen(value, "way of retention", RetentionOptions, RETENTION_OPTIONS)
+    return chosen(value, "way of retention", RetentionOptions, RETENTION_OPTIONS)
 
 
 class Recipe(Section):
