@@ -224,7 +224,8 @@ class Rollouts:
         model, options, layout = self._model, self._options, self._drawing.layout
         old = options.ahead * options.iterations > 1 or options.penalised
         for rollout in self._rollouts:
-            rollout.old, rollout.reference, rollout.value = ([[] for _ in rollout.answers] for _ in range(3))
+            for name in ("old", "reference", "value"):
+                setattr(rollout, name, [[] for _ in rollout.answers])
         device = next(model.parameters()).device
         with evaluating(model):
             for batch, owners in self._batches(list(range(len(self._rollouts))), self._drawing.max_tokens):

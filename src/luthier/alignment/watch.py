@@ -36,7 +36,8 @@ class Watch:
         if self._options.stop_entropy is not None and entropy < self._options.stop_entropy:
             return f"the entropy is {entropy:.3f} nats a token, below task.stop_entropy"
         if self._options.completions > 1 and min(p["zero_variance"] for p in self._last) >= 1.0:
-            return f"in {WINDOW} updates the answers to each prompt have all earned the same, {self._mean('reward'):.3f}: there is no more to learn"
+            earned = f"{self._mean('reward'):.3f}"
+            return f"in {WINDOW} updates all answers to each prompt have earned the same, {earned}: there is nothing more to learn"
         return ""
 
     def _mean(self, name: str) -> float:

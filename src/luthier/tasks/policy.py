@@ -116,10 +116,6 @@ class Policy(Chat):
         """Nothing beside its options."""
         return {}
 
-    def cautions(self, tokens: Any, training: Any) -> list[str]:
-        """What will be slow or unclear."""
-        return []
-
     # ── rows to records ────────────────────────────────────────────────────────────────────────
 
     def record(self, row: Row) -> Record | str:
@@ -177,7 +173,8 @@ class Policy(Chat):
                 where="task.max_new_tokens",
                 remedy="lower it, or raise model.max_length",
             )
-        examples, owner, rejected = [], [], dict[int, str]()
+        examples: list[dict[str, Any]] = []
+        owner, rejected = list[int](), dict[int, str]()
         for index, record in enumerate(records):
             asked: Question = record.target
             mark = next((m for text in texts_in([asked.messages, asked.tools]) if (m := renderer.control_token(text))), None)
@@ -253,16 +250,16 @@ class Policy(Chat):
             advantage, keep = known.get("advantage", torch.ones_like(now)), known.get("keep", torch.ones_like(now))
             size = torch.bincount(owner, minlength=answers).clamp_min(1).to(now.dtype)
             figures: dict[str, Tensor] = {}
-            if options.stale is not None:
-                gone = now.new_zeros(answers).index_add(0, owner, old - now) / size
-                left = ((gone > options.stale)[owner] & (advantage < 0)).to(now.dtype)
-                keep, figures["stale"] = keep * (1 - left), left
             high = options.clip if options.clip_high is None else options.clip_high
             ratio = losses.ratios(new, old, owner, of=options.ratio_of, answers=answers)
             each = losses.clipped(ratio, advantage, low=options.clip, high=high, most=options.clip_most)
+            if options.stale is not None:
+                gone = now.new_zeros(answers).index_add(0, owner, old - now) / size
+                figures["stale"] = ((gone > options.stale)[owner] & (advantage < 0)).to(now.dtype)
+                each = each * (1 - figures["stale"])
             away = losses.divergence(new, reference)
             if options.beta and not options.penalised:
-                each = each + options.beta * away
+                each = each + options.beta * (away * ratio if options.unbiased_kl else away)
             if options.algorithm == "ppo":
                 value = values_of(model, states.hidden)
                 before, wanted = known.get("value", value.detach()), known.get("wanted", value.detach())
@@ -306,7 +303,7 @@ class Policy(Chat):
         import numpy as np
 
         earned = self.judge([r.target for r in records], [[text] for text in texts])
-        parts = list(earned.parts.values()) if self._parts else []
+        parts = [earned.parts[r.label] for r in self.options.rewards] if self._parts else []
         words = np.array([[len(text.split())] for text in texts], dtype=np.float64)
         return np.concatenate([earned.total, *parts, words], 1)
 

@@ -20,7 +20,7 @@ EPSILON = 1e-4
 
 
 def group_advantages(rewards: Array, *, scale: Literal["group", "batch", "none"]) -> Array:
-    """r - mean(r) of each prompt's answers, divided by a deviation; (prompts, answers).
+    """Rewards less the mean of each prompt's answers, divided by a deviation; (prompts, answers).
 
     GRPO (Shao et al. 2024, DeepSeekMath, sec. 4.1.2) divides by the group's own, which favours prompts that are nearly
     solved; Dr. GRPO (Liu et al. 2025) by nothing.
@@ -31,7 +31,7 @@ def group_advantages(rewards: Array, *, scale: Literal["group", "batch", "none"]
 
 
 def leave_one_out(rewards: Array, *, scale: Literal["group", "batch", "none"]) -> Array:
-    """r_i - mean of the others' rewards, divided by a deviation; (prompts, answers).
+    """Rewards less the mean of the others', divided by a deviation; (prompts, answers).
 
     RLOO (Ahmadian et al. 2024, Back to Basics, eq. 8). An answer without others gets nothing.
     """
@@ -104,7 +104,7 @@ def outside(ratio: Tensor, advantage: Tensor, *, low: float, high: float) -> Ten
 
 
 def divergence(new: Tensor, reference: Tensor) -> Tensor:
-    """r - log r - 1 with r = pi_ref/pi: an estimate of KL(pi || pi_ref) at each token that is never below 0 (Schulman 2020, k3)."""
+    """An estimate of KL(pi || pi_ref) at each token that is never below 0: r - log r - 1, r = pi_ref/pi (Schulman 2020, k3)."""
     gone = reference - new
     return gone.exp() - gone - 1
 

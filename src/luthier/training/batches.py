@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -41,6 +41,15 @@ class Turn(NamedTuple):
     rows: list[int]
     epoch: int
     ends_epoch: bool
+
+
+class Updates(Protocol):
+    """What a training takes its updates from."""
+
+    def __iter__(self) -> Iterator[Update]: ...
+    def heaviest(self, updates: int) -> Heaviest: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class UpdateStream:

@@ -29,6 +29,7 @@ from luthier.runs.store import Run
 from luthier.security.artifacts import finite, need_space
 from luthier.tasks.metrics import LOWER_IS_BETTER
 from luthier.training import checkpoint
+from luthier.training.batches import Updates
 from luthier.training.loop import StepReport, train
 from luthier.training.optim import Optimizer
 from luthier.training.schedule import Schedule
@@ -81,13 +82,12 @@ class Fit:
         refer(job, listener=listener)
         self.gold = job.task.gold(job.data.prepared.parts["validation"])
         self.kept = keep_trunk(job, run, listener=listener)
-        self.stream = stream(
+        given = stream(
             job.tokens["train"], job.data.prepared.parts["train"], job.task, self.options, job.loaded.layout,
             above=self.kept["train"].above if self.kept else None, course=job.course,
         )  # fmt: skip
         self._watch = Watch(job.task.options) if policy.rolls(job.task) else None
-        if self._watch is not None:
-            self.stream = policy.rollouts(job, self.stream, listener=listener)
+        self.stream: Updates = given if self._watch is None else policy.rollouts(job, given, listener=listener)
         job.retention.begin(job.start)
         self.loss = self._loss()
         self.progress = Progress()

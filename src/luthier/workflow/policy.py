@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.alignment.rewards.reward import Asked
 from luthier.alignment.rollouts import Drawing, Rollouts
-from luthier.alignment.scorer import Asked, Scored, Scorer
+from luthier.alignment.scoring import Scored, Scorer
 from luthier.data.prepare import Record
 from luthier.models.reference import Began
 from luthier.tasks.policy import Question
@@ -39,6 +40,8 @@ def equip(task: Any, *, folder: Path, listener: Listener) -> None:
     if not rolls(task):
         return
     scorer = Scorer(task.options.rewards, folder=folder)
+    for note in scorer.notes:
+        listener(Note(note))
     told: set[str] = set()
 
     def judge(questions: Sequence[Question], answers: Sequence[Sequence[str]]) -> Scored:

@@ -12,6 +12,7 @@ from luthier.recipe.tasks.options import TaskOptions
 Algorithm = Literal["grpo", "rloo", "ppo"]
 READ: dict[str, tuple[Algorithm, ...]] = {
     "kl_in": ("grpo",),
+    "unbiased_kl": ("grpo",),
     "gae_lambda": ("ppo",),
     "value_weight": ("ppo",),
     "value_clip": ("ppo",),
@@ -38,6 +39,9 @@ class PolicyOptions(TaskOptions):
     iterations: Annotated[int, Field(gt=0)] = Field(1, description="how often each answer is trained on")
     beta: Annotated[float, Field(ge=0)] = Field(0.04, description="how strongly the model is held to its start, by their KL divergence")
     kl_in: Literal["loss", "reward"] = Field("loss", description="grpo: the KL divergence is added to the loss, or taken off the reward")
+    unbiased_kl: bool = Field(
+        True, description="grpo, in the loss: the KL divergence is weighed by the ratio, so that its gradient is unbiased (DeepSeek-V3.2)"
+    )
     scale: Literal["auto", "group", "batch", "none"] = Field(
         "auto",
         description="advantages are divided by the deviation of a prompt's rewards, of all prompts', or by nothing (Dr. GRPO); auto: "
@@ -86,6 +90,10 @@ class PolicyOptions(TaskOptions):
             faults.append(f"{self.algorithm} compares answers to the same prompt: set completions to 2 or more")
         if self.completions < 2 and self.resample:
             faults.append("resample looks at several answers to the same prompt: set completions to 2 or more")
+        if self.kl_in == "reward" and not self.unbiased_kl:
+            faults.append("unbiased_kl is for the KL divergence in the loss: take it out, or kl_in")
+        if self.algorithm == "ppo" and self.scale == "group":
+            faults.append("scale: group is for grpo and rloo: ppo judges each token by its value")
         if self.ahead * self.iterations == 1 and self.stale is not None:
             faults.append("answers are never stale with ahead: 1 and iterations: 1: take stale out")
         if faults:
