@@ -151,7 +151,7 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         longest_text=longest,
         rate_factor=method.rate_factor,
     )
-    _check_metric(data, decided.metric)
+    _check_metric(data, decided.metric, written=recipe.evaluation.written)
     trunk = plan_trunk(method, loaded, data.task, decided, tokens)
     way, start, replayed = retain.prepare(resolved, data.task, loaded, method, max_length=decided.max_length)
     probes = read_probes(resolved, data, loaded, metric=decided.metric, max_length=decided.max_length, origin=origin)
@@ -244,8 +244,13 @@ def _unknown_note(tokens: dict[Part, Tokens], loaded: Loaded) -> list[str]:
     return [f"{share:.0%} of the training tokens are unknown to the tokenizer: is it the model's own, and for this language?"]
 
 
-def _check_metric(data: Dataset, metric: str) -> None:
-    """Refuse a metric that the task does not score."""
+def _check_metric(data: Dataset, metric: str, *, written: int) -> None:
+    """Refuse a metric that the task does not score, or that needs answers where none are written."""
+    if not written and data.prepared.parts["validation"] and metric in data.task.text_score_names():
+        remedy = "set it to the rows that should be answered, or evaluation.metric to another score"
+        raise RecipeError(
+            [Fault(f"is 0, and {metric}, which chooses the best weights, is of written answers", "evaluation.written", remedy)]
+        )
     gold = data.task.gold(data.prepared.parts["test"])
     names = [*data.task.scores(gold, np.zeros((len(gold), data.task.outputs))), *data.task.text_score_names()]
     if metric not in names:

@@ -27,7 +27,7 @@ class _Attributes(ctypes.Structure):
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """Call mount(2). Raises OSError."""
+    """Put a file system at `target` by the call of that name. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode()):
         raise OSError(ctypes.get_errno(), f"mounting {target}")
