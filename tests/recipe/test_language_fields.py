@@ -23,6 +23,7 @@ ARCHITECTURES = {
     "causal": "llama",
     "chat": "llama",
     "preference": "llama",
+    "policy": "llama",
     "text2text": "t5",
     "masked": "bert",
     "span": "bert",
@@ -88,7 +89,11 @@ def base(task: str, world: Path) -> dict[str, Any]:
         data = {"train": str(world / "asked.jsonl"), "text": "context", "text_pair": "question", "max_bad_share": 0.9}
     return {
         "data": {**data, "validation_share": 0.2, "test_share": 0.2},
-        "task": {"type": task, **({"max_new_tokens": 6} if task not in ("masked", "span", "tagging", "parsing", "embedding") else {})},
+        "task": {
+            "type": task,
+            **({"rewards": [{"type": "length", "unit": "characters"}]} if task == "policy" else {}),
+            **({"max_new_tokens": 6} if task not in ("masked", "span", "tagging", "parsing", "embedding") else {}),
+        },
         "model": {
             "from_scratch": {
                 "architecture": ARCHITECTURES[task],

@@ -1,0 +1,201 @@
+"""Learning from the model's own answers: what is drawn is what is learned from, and a run that was stopped goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+import luthier
+from luthier.errors import Interrupted, LuthierError
+from luthier.evaluation.learning import signs
+from luthier.models.adapters.method import trained
+from luthier.models.value import NAME
+from luthier.recipe import load_recipe
+from luthier.workflow import policy
+from luthier.workflow.build import build
+from luthier.workflow.events import Note, silent
+from luthier.workflow.stream import stream
+from tests import tiny
+from tests.workflow.test_resume import endings, newest_run, stopping_at
+
+LENGTH = {"type": "length", "unit": "characters", "per": 20}
+REWARDS = """
+def sometimes(prompt, completions, row):
+    return [None if i % 3 == 0 else float(len(c)) for i, c in enumerate(completions)]
+
+def same(prompt, completions, row):
+    return [0.5] * len(completions)
+
+def broken(prompt, completions, row):
+    raise ValueError("no such thing")
+"""
+
+
+@pytest.fixture
+def asking(tmp_path, monkeypatch) -> dict[str, Any]:
+    """A recipe that teaches a new tiny model to write long answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "judges.py").write_text(REWARDS)
+    rows = [{"prompt": text, "n": i} for i, (text, _) in enumerate(tiny.moods_rows(60))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {
+        "data": {"train": str(tmp_path / "rows.jsonl"), "validation_share": 0.1, "test_share": 0.1},
+        "task": {"type": "policy", "rewards": [LENGTH], "max_new_tokens": 6, "completions": 4},
+        "model": {"from_scratch": {"architecture": "llama", "vocabulary": 320, "hidden_size": 16, "layers": 1, "heads": 2, "context": 96}},
+        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "threads": 1, "schedule": "constant", "warmup": 0},
+        "evaluation": {"bootstrap": 100, "written": 4},
+        "output": {"folder": str(tmp_path / "runs"), "name": "case"},
+    }
+
+
+def figures(run: luthier.Run, name: str) -> list[float]:
+    return [line["parts"][name] for line in run.lines("log.jsonl")]
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo"])
+def test_every_algorithm_raises_the_reward(algorithm, asking):
+    asking["task"] |= {"algorithm": algorithm, "beta": 0.0, "iterations": 2}
+    asking["training"] |= {"epochs": 8, "learning_rate": 1e-2}
+    run = luthier.train(asking)
+    rewards = figures(run, "reward")
+    assert np.mean(rewards[-8:]) > np.mean(rewards[:8]) + 0.2
+    assert run.scores["methods"]["model"]["reward"]["value"] > 0.5
+    plain, told = hf.AutoModelForCausalLM.from_pretrained(run.model, output_loading_info=True)
+    assert not told["unexpected_keys"]  # the value's head stays behind
+    assert not told["missing_keys"]
+    assert not hasattr(plain, NAME)
+    page = run.report.read_text()
+    assert "What it learned from its own answers" in page
+    assert "The same prompts, answered along the way" in page
+
+
+@pytest.mark.parametrize("options", [{"algorithm": "ppo", "ahead": 2, "iterations": 2}, {"algorithm": "grpo", "resample": 1}])
+def test_a_stopped_run_goes_on_to_the_same_bits(options, asking):
+    asking["task"] |= options
+    asking["training"]["epochs"] = 3
+    whole = endings(luthier.train(asking))
+    for step in (1, 3, 6):  # in a round and between two
+        with pytest.raises(Interrupted):
+            luthier.train(asking, listener=stopping_at(step))
+        assert endings(luthier.resume(newest_run(asking))) == whole
+
+
+def rollouts_of(asking: dict[str, Any]) -> tuple[Any, Any]:
+    job = build(load_recipe(asking))
+    recipe = job.resolved.recipe
+    given = stream(job.tokens["train"], job.data.prepared.parts["train"], job.task, recipe.training, job.loaded.layout, course=job.course)
+    return job, policy.rollouts(job, given, listener=silent)
+
+
+def test_what_is_learned_from_is_what_was_drawn(asking):
+    """Tokens, likelihoods and rewards of an update are those of the answers, as plain transformers computes them."""
+    asking["task"] |= {"iterations": 2, "temperature": 0.7}
+    asking["training"]["max_tokens"] = 60  # several batches
+    job, updates = rollouts_of(asking)
+    found = iter(updates)
+    first = next(found)
+    state = json.loads(json.dumps(updates.state_dict()))
+    assert len(first.batches) > 1
+    prompts = job.tokens["train"].examples()
+    plain = hf.AutoModelForCausalLM.from_config(job.loaded.model.config, attn_implementation="sdpa").eval()
+    plain.load_state_dict(job.loaded.model.state_dict())
+    seen = 0
+    for rollout in state["rollouts"]:
+        ids = prompts[rollout["row"]]["input_ids"].tolist()
+        assert len(rollout["answers"]) == 4
+        for answer, old, reference, done in zip(*(rollout[n] for n in ("answers", "old", "reference", "finished")), strict=True):
+            with torch.no_grad():
+                logits = plain(input_ids=torch.tensor([[*ids, *answer]])).logits[0, len(ids) - 1 : -1] / 0.7
+            expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+            np.testing.assert_allclose(old, expected, atol=1e-5)
+            np.testing.assert_allclose(reference, expected, atol=1e-5)
+            assert done == (answer[-1] in updates._drawing.stop_ids)
+            assert done or len(answer) == 6
+            seen += len(answer)
+    graded = sum(int((b.labels != -100).sum()) for b in first.batches)
+    assert graded == seen == sum(len(b.targets["advantage"]) for b in first.batches)
+    other = next(iter(rollouts_of(asking)[1]))
+    assert all(torch.equal(a.input_ids, b.input_ids) for a, b in zip(first.batches, other.batches, strict=True))
+    resumed = rollouts_of(asking)[1]
+    resumed.load_state_dict(state)
+    for a, b in zip(next(found).batches, next(iter(resumed)).batches, strict=True):
+        assert torch.equal(a.input_ids, b.input_ids)
+        assert all(torch.equal(a.targets[n], b.targets[n]) for n in a.targets)
+
+
+def test_answers_without_a_score_are_left_out_and_counted(asking):
+    asking["task"] |= {"rewards": [{"type": "function", "function": "judges:sometimes"}]}
+    asking["evaluation"]["written"] = 0
+    asking["evaluation"]["metric"] = "loss"
+    notes: list[str] = []
+    run = luthier.train(asking, listener=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
+    assert set(figures(run, "unscored")) == {0.5}  # the first and the fourth of four
+    assert any("could not be judged: function: gave no score" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("same", "all answers to each prompt earned the same"),
+        ("broken", "the reward function failed on .* completions; first: .*no such thing"),
+    ],
+)
+def test_rewards_that_tell_nothing_are_refused(name, message, asking):
+    asking["task"] |= {"rewards": [{"type": "function", "function": f"judges:{name}"}]}
+    with pytest.raises(LuthierError, match=message) as caught:
+        luthier.train(asking)
+    assert caught.value.fault.where.startswith("task.rewards")
+    assert caught.value.fault.remedy
+
+
+def test_it_stops_where_there_is_nothing_more_to_learn(asking):
+    """The reward is full for every answer after a while."""
+    asking["task"] |= {"rewards": [{**LENGTH, "at_least": 1, "per": 1}], "max_new_tokens": 2, "beta": 0.0}
+    asking["training"] |= {"epochs": 40, "learning_rate": 2e-2}
+    run = luthier.train(asking)
+    assert "there is nothing more to learn" in run.facts["progress"]["stopped"]
+    assert len(run.lines("log.jsonl")) < run.facts["plan"]["total_updates"]
+
+
+def test_questions_that_cannot_be_asked_are_quarantined(asking):
+    rows: list[dict[str, Any]] = [{"prompt": f"we found it {i}"} for i in range(30)]
+    rows += [{"prompt": ""}, {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, {"prompt": "so " * 200}]
+    Path(asking["data"]["train"]).write_text("\n".join(map(json.dumps, rows)))
+    asking["data"]["max_bad_share"] = 0.5
+    job, _ = rollouts_of(asking)
+    reasons = " ".join(q.reason for q in job.data.prepared.quarantined)
+    assert "the prompt is empty" in reasons
+    assert "the prompt ends with an answer" in reasons
+    assert "leave room for an answer" in reasons
+
+
+def test_a_missing_column_is_named(asking):
+    asking["task"]["rewards"] = [{"type": "number", "column": "right"}]
+    with pytest.raises(LuthierError, match="there is no column 'right'") as caught:
+        build(load_recipe(asking))
+    assert caught.value.fault.where == "task.rewards[0].column"
+
+
+def test_a_value_head_trains_and_is_in_checkpoints(asking):
+    asking["task"]["algorithm"] = "ppo"
+    job, _ = rollouts_of(asking)
+    assert {f"{NAME}.weight", f"{NAME}.bias"} <= set(trained(job.loaded.model))
+
+
+def test_growing_answers_are_flagged(asking):
+    """A reward for length is outwitted by length, and the report says so."""
+    asking["task"] |= {"rewards": [{"type": "length", "per": 10}], "max_new_tokens": 24, "beta": 0.0, "completions": 8}
+    asking["training"] |= {"epochs": 12, "learning_rate": 1e-2}
+    run = luthier.train(asking)
+    told = signs(run.lines("log.jsonl"))
+    assert any(t.startswith(("reward and length rise together", "answers have grown")) for t in told)
+    assert any("from its start (KL divergence)" in t for t in told)
+    page = run.report.read_text()
+    assert all(f"{t[0].upper()}{t[1:]}"[:30] in page for t in told)
