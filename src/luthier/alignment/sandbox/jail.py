@@ -27,7 +27,7 @@ class _Attributes(ctypes.Structure):
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """What mount(2) does. Raises OSError."""
+    """Mount a file system, as the system call of that name. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode()):
         raise OSError(ctypes.get_errno(), f"mounting {target}")
