@@ -141,7 +141,7 @@ def main() -> None:
             close_off(settings["folder"], settings["hidden"], settings["kept"], settings["disk"])
         except OSError as error:
             lacks.append(f"files outside its folder can be read and changed: {error}")
-    elif settings["user"] is not None:
+    if settings["user"] is not None and (lacks or not settings["closed"]):
         os.chown(settings["folder"], settings["user"], settings["user"])
     ready, told = os.pipe()
     child = os.fork()
