@@ -55,13 +55,13 @@ CASES: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {
     ("length", "per"): (2.0, {}),
     ("unit_test", "column"): ("strict", {}),
     ("unit_test", "grade"): ("all", {}),
-    ("unit_test", "timeout"): (0.3, {}),
+    ("unit_test", "timeout"): (0.2, {}),
     ("unit_test", "memory"): (64, {}),
     ("unit_test", "disk"): (1, {}),
     ("unit_test", "processes"): (1, {}),
     ("unit_test", "workers"): (3, {"workers": 1}),
     ("model", "run"): ("judge-2", {}),
-    ("model", "timeout"): (0.05, {}),
+    ("model", "timeout"): (0.01, {}),
     ("http", "url"): ("{url}/other", {}),
     ("http", "model"): ("m", {}),
     ("http", "instruction"): ("grade {completion}", CHAT),
@@ -75,12 +75,12 @@ CASES: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {
     ("function", "function"): ("json:dumps", {}),
     ("length", "name"): ("long", {}),
     ("length", "weight"): (-2.0, {}),
-    ("function", "timeout"): (0.05, {}),
+    ("function", "timeout"): (0.01, {}),
     ("function", "max_fault_share"): (0.01, {}),
 }
 SHARED = set(RewardOptions.model_fields) - {"type"}
 PROGRAMS = {
-    "timeout": "import time\ntime.sleep(0.8)\n", "memory": "x = bytearray(150 << 20)\n", "disk": "open('x', 'wb').write(bytes(3 << 20))\n",
+    "timeout": "import time\ntime.sleep(0.5)\n", "memory": "x = bytearray(150 << 20)\n", "disk": "open('x', 'wb').write(bytes(3 << 20))\n",
     "processes": "import os\nif os.fork() == 0: os._exit(0)\n",
 }  # fmt: skip
 
@@ -95,7 +95,7 @@ class Reader:
         return [None] * len(rows)
 
     def predict(self, rows: list[Any]) -> list[dict[str, float]]:
-        time.sleep(0.2)
+        time.sleep(0.06)
         return [{"reward": float(self.factor)} for _ in rows]
 
 
@@ -124,7 +124,7 @@ def answer(number: int, body: Any, handler: Any) -> Any:
 
 def moody(prompt: Any, completions: list[str], row: dict[str, Any]) -> list[float | None]:
     """Gives no score to one in seven, and takes a moment."""
-    time.sleep(0.2)
+    time.sleep(0.06)
     return [None if i == 3 else 1.0 for i in range(len(completions))]
 
 
