@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from luthier.recipe.sections import Recipe
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, TASK_OPTIONS
 
 CHOICES = {"task": TASK_OPTIONS, "method": METHOD_OPTIONS, "retention": RETENTION_OPTIONS}
 
@@ -26,6 +26,8 @@ def reference() -> str:
     for name, field in Recipe.model_fields.items():
         if name in CHOICES:
             parts += [_table(f"{name}: {choice}", CHOICES[name].load(choice)) for choice in CHOICES[name].names()]
+            if name == "task":
+                parts += [_table(f"task.rewards: {reward}", REWARD_OPTIONS.load(reward)) for reward in REWARD_OPTIONS.names()]
             continue
         section: Any = field.annotation
         parts.append(_table(name, section))
@@ -47,7 +49,9 @@ def _table(title: str, section: type[BaseModel]) -> str:
         required = item.default is PydanticUndefined and item.default_factory is None
         default = "required" if required else item.get_default(call_default_factory=True)
         shown = (
-            default if required else f"`{'none' if default is None else repr(default) if default == '' or default == chr(10) else default}`"
+            default
+            if required
+            else f"`{'none' if default is None else repr(default) if default == '' or chr(10) in str(default) else default}`"
         )
         lines.append(f"| `{key}` | {shown} | {(item.description or '').replace('|', '/')} |\n")
     return "".join(lines)

@@ -12,11 +12,13 @@ import torch
 import transformers as hf
 
 import luthier
+from luthier.alignment.watch import Watch
 from luthier.errors import Interrupted, LuthierError
 from luthier.evaluation.learning import signs
 from luthier.models.adapters.method import trained
 from luthier.models.value import NAME
 from luthier.recipe import load_recipe
+from luthier.recipe.tasks.policy import PolicyOptions
 from luthier.workflow import policy
 from luthier.workflow.build import build
 from luthier.workflow.events import Note, silent
@@ -62,7 +64,7 @@ def figures(run: luthier.Run, name: str) -> list[float]:
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo"])
 def test_every_algorithm_raises_the_reward(algorithm, asking):
     asking["task"] |= {"algorithm": algorithm, "beta": 0.0, "iterations": 2}
-    asking["training"] |= {"epochs": 8, "learning_rate": 1e-2}
+    asking["training"] |= {"epochs": 5, "learning_rate": 2e-2}
     run = luthier.train(asking)
     rewards = figures(run, "reward")
     assert np.mean(rewards[-8:]) > np.mean(rewards[:8]) + 0.2
@@ -76,12 +78,12 @@ def test_every_algorithm_raises_the_reward(algorithm, asking):
     assert "The same prompts, answered along the way" in page
 
 
-@pytest.mark.parametrize("options", [{"algorithm": "ppo", "ahead": 2, "iterations": 2}, {"algorithm": "grpo", "resample": 1}])
-def test_a_stopped_run_goes_on_to_the_same_bits(options, asking):
-    asking["task"] |= options
-    asking["training"]["epochs"] = 3
+def test_a_stopped_run_goes_on_to_the_same_bits(asking):
+    """Stopped in a round, and between two."""
+    asking["task"] |= {"algorithm": "ppo", "ahead": 2, "iterations": 2, "resample": 1}
+    asking["training"]["epochs"] = 1
     whole = endings(luthier.train(asking))
-    for step in (1, 3, 6):  # in a round and between two
+    for step in (3, 4):
         with pytest.raises(Interrupted):
             luthier.train(asking, listener=stopping_at(step))
         assert endings(luthier.resume(newest_run(asking))) == whole
@@ -155,13 +157,29 @@ def test_rewards_that_tell_nothing_are_refused(name, message, asking):
     assert caught.value.fault.remedy
 
 
-def test_it_stops_where_there_is_nothing_more_to_learn(asking):
-    """The reward is full for every answer after a while."""
-    asking["task"] |= {"rewards": [{**LENGTH, "at_least": 1, "per": 1}], "max_new_tokens": 2, "beta": 0.0}
-    asking["training"] |= {"epochs": 40, "learning_rate": 2e-2}
-    run = luthier.train(asking)
-    assert "there is nothing more to learn" in run.facts["progress"]["stopped"]
-    assert len(run.lines("log.jsonl")) < run.facts["plan"]["total_updates"]
+def parts(**other: float) -> dict[str, float]:
+    return {"reward": 0.9, "kl": 0.05, "entropy": 1.0, "length": 10.0, "zero_variance": 0.5, "clipped": 0.0} | other
+
+
+@pytest.mark.parametrize(
+    ("options", "seen", "reason"),
+    [
+        ({}, {"zero_variance": 1.0}, "there is nothing more to learn"),
+        ({"stop_kl": 0.04}, {}, "the KL divergence from the start is 0.050"),
+        ({"stop_entropy": 1.5}, {}, "the entropy is 1.000"),
+        ({"stop_kl": 0.06, "stop_entropy": 0.5}, {}, ""),
+    ],
+)
+def test_rules_look_at_the_last_five_updates(options, seen, reason):
+    chosen = PolicyOptions(rewards=["length"], **options)
+    watch = Watch(chosen)
+    told = [watch.observe(parts(**seen)) for _ in range(5)]
+    assert not any(told[:4])
+    assert reason in told[4]
+    assert bool(told[4]) == bool(reason)
+    again = Watch(chosen)  # resumed after the fourth
+    again.recall([parts(**seen)] * 4)
+    assert again.observe(parts(**seen)) == told[4]
 
 
 def test_questions_that_cannot_be_asked_are_quarantined(asking):
@@ -180,7 +198,7 @@ def test_a_missing_column_is_named(asking):
     asking["task"]["rewards"] = [{"type": "number", "column": "right"}]
     with pytest.raises(LuthierError, match="there is no column 'right'") as caught:
         build(load_recipe(asking))
-    assert caught.value.fault.where == "task.rewards[0].column"
+    assert caught.value.fault.where == "task.rewards.0.column"
 
 
 def test_a_value_head_trains_and_is_in_checkpoints(asking):
@@ -189,13 +207,18 @@ def test_a_value_head_trains_and_is_in_checkpoints(asking):
     assert {f"{NAME}.weight", f"{NAME}.bias"} <= set(trained(job.loaded.model))
 
 
-def test_growing_answers_are_flagged(asking):
-    """A reward for length is outwitted by length, and the report says so."""
-    asking["task"] |= {"rewards": [{"type": "length", "per": 10}], "max_new_tokens": 24, "beta": 0.0, "completions": 8}
-    asking["training"] |= {"epochs": 12, "learning_rate": 1e-2}
-    run = luthier.train(asking)
-    told = signs(run.lines("log.jsonl"))
-    assert any(t.startswith(("reward and length rise together", "answers have grown")) for t in told)
-    assert any("from its start (KL divergence)" in t for t in told)
-    page = run.report.read_text()
-    assert all(f"{t[0].upper()}{t[1:]}"[:30] in page for t in told)
+@pytest.mark.parametrize(
+    ("course", "sign"),
+    [
+        ({"length": [10, 40], "reward": [0.1, 0.9]}, "answers have grown from"),
+        ({"length": [10, 40], "reward": [0.1, 0.9]}, "reward and length rise together"),
+        ({"length": [10, 3]}, "answers have shrunk from"),
+        ({"kl": [0.0, 0.3]}, "from its start (KL divergence)"),
+        ({"entropy": [2.0, 0.1]}, "the answers have become one"),
+    ],
+)
+def test_signs_of_an_outwitted_reward(course, sign):
+    steps = 40
+    log = [{"step": i, "parts": parts(**{n: a + (b - a) * i / (steps - 1) for n, (a, b) in course.items()})} for i in range(steps)]
+    assert any(sign in found for found in signs(log))
+    assert not signs([{"step": i, "parts": parts()} for i in range(steps)])

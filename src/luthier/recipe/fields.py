@@ -13,17 +13,21 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _prompt(value: str) -> str:
-    """Refuse a prompt that is no template, lacks {text}, or holds more than plain column names."""
+def template(value: str, *, needs: str, what: str) -> str:
+    """The value, a template with plain names in braces. Raises ValueError where it is none, or has no place for `what` it `needs`."""
     try:
         parts = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value) if name is not None]
     except ValueError as error:
         raise ValueError(f"not a template: {error}") from None
-    if "text" not in [name for name, _, _ in parts]:
-        raise ValueError("needs {text}, the place where the text goes")
+    if needs not in [name for name, _, _ in parts]:
+        raise ValueError(f"needs {{{needs}}}, the place where the {what} goes")
     if any(not name.isidentifier() or spec or conversion for name, spec, conversion in parts):
         raise ValueError("takes plain column names in braces; write {{ and }} for braces themselves")
     return value
+
+
+def _prompt(value: str) -> str:
+    return template(value, needs="text", what="text")
 
 
 def regular_expressions(values: list[str]) -> list[str]:

@@ -86,7 +86,7 @@ class Policy(Chat):
         found = {self.options.columns.get("prompt", "prompt"): "task.columns"}
         for place, reward in enumerate(self.options.rewards):
             for column in reward.columns:
-                found.setdefault(column, f"task.rewards[{place}].column")
+                found.setdefault(column, f"task.rewards.{place}.column")
         return found
 
     @property

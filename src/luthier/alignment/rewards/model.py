@@ -19,12 +19,12 @@ class ModelReward:
 
     def __init__(self, options: ModelOptions, *, folder: Path, where: str) -> None:
         """Raises RewardError for a run that is not there or learned something else, ModelError for one that cannot be loaded."""
-        import torch
+        self.options = options
+        found = _model_folder(options.run, folder, f"{where}.run")
+        import torch  # only where there is a model to load
 
         from luthier.inference.model import Predictor, read_card
 
-        self.options = options
-        found = _model_folder(options.run, folder, f"{where}.run")
         learned = read_card(found)["task"]["type"]
         if learned != TASK:
             raise RewardError(

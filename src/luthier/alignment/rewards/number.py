@@ -38,4 +38,4 @@ class NumberReward:
         if found is None or found == gold:  # exactly, however many digits they have
             return found is not None
         margin = max(self.options.tolerance, self.options.relative * abs(float(gold)))
-        return abs(float(found) - float(gold)) <= margin * (1 + 1e-12)  # 0.1 off counts as 0.1 off
+        return margin > 0 and abs(float(found) - float(gold)) <= margin * (1 + 1e-12)  # 0.1 off counts as 0.1 off

@@ -30,7 +30,6 @@ def examine() -> None:
     os.dup2(nothing, 0)
     answer = types.ModuleType("answer")
     sys.modules["answer"] = answer
-    sys.setrecursionlimit(5000)
     try:
         run(parse(code, "answer.py", "exec"), answer.__dict__)
     except BaseException:

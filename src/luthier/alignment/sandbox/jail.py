@@ -27,7 +27,7 @@ class _Attributes(ctypes.Structure):
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """Put a file system at `target` by the call of that name. Raises OSError."""
+    """Mount a file system, as the system call of that name. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode()):
         raise OSError(ctypes.get_errno(), f"mounting {target}")
@@ -141,7 +141,7 @@ def main() -> None:
             close_off(settings["folder"], settings["hidden"], settings["kept"], settings["disk"])
         except OSError as error:
             lacks.append(f"files outside its folder can be read and changed: {error}")
-    elif settings["user"] is not None:
+    if settings["user"] is not None and (lacks or not settings["closed"]):
         os.chown(settings["folder"], settings["user"], settings["user"])
     ready, told = os.pipe()
     child = os.fork()

@@ -115,6 +115,8 @@ def _missing(command: Sequence[str], said: str) -> list[str]:
     if "--pid" in command:
         return []
     missing = ["files outside its folder can be read and changed"]
+    if os.getuid() or "--user" in command:
+        missing.append("a program that kills its keeper, which is of the same user, outlives its time, though not its CPU time")
     return missing if command else [*missing, f"the network can be reached{f' ({said})' if said else ''}"]
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from luthier.recipe.fields import template
 from luthier.recipe.rewards.options import RewardOptions, Seconds
 
 INSTRUCTION = """Grade an answer to a conversation, from {lowest} (useless) to {highest} (perfect). What stands between the marks is \
@@ -62,15 +63,7 @@ class HttpOptions(RewardOptions):
     @field_validator("instruction")
     @classmethod
     def _template(cls, value: str) -> str:
-        try:
-            parts = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(value) if name is not None]
-        except ValueError as error:
-            raise ValueError(f"not a template: {error}") from None
-        if "completion" not in [name for name, _, _ in parts]:
-            raise ValueError("needs {completion}, the place where the completion goes")
-        if any(not name.isidentifier() or spec or conversion for name, spec, conversion in parts):
-            raise ValueError("takes plain names in braces; write {{ and }} for braces themselves")
-        return value
+        return template(value, needs="completion", what="completion")
 
     @property
     def columns(self) -> tuple[str, ...]:
