@@ -85,6 +85,7 @@ def test_the_table_and_the_fit_agree(recipe, monkeypatch):
     monkeypatch.setattr(measuring, "UPDATES", 1)
     recipe["data"]["limit"] = 30
     recipe["training"]["batch_size"] = 2
+    recipe["model"]["layers"] = 1
     recipe["evaluation"]["base_model"] = False
     resolved = load_recipe(recipe)
     choices = table(resolved)
