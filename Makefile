@@ -19,7 +19,7 @@ demo: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/luthier demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Kills, long trainings: minutes each.
 test-slow: $(VENV)/.ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +11,9 @@ import pytest
 import yaml
 
 from tests import tiny
+from tests.terminal import luthier
 
 HEAVY = ("torch", "numpy", "transformers", "pyarrow", "sklearn")
-
-
-def luthier(*arguments: object, folder: Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess:
-    """Run the real command in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "luthier.cli.main", *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, input=stdin, timeout=300, check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -47,6 +38,24 @@ def test_check_without_a_model_imports_nothing_heavy(recipe_file, tmp_path):
     loaded = modules_after(f"check {recipe_file} --no-model", tmp_path)
     assert "luthier.workflow.dataset" in loaded
     assert not loaded & set(HEAVY)
+
+
+def test_a_process_of_its_own_trains_and_refuses(recipe_file, tmp_path):
+    """As a shell starts it: exit codes, and what goes to which stream."""
+
+    def shell(*arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "luthier.cli.main", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+
+    trained = shell("train", recipe_file)
+    assert trained.returncode == 0, trained.stderr
+    assert "report.html" in trained.stdout
+    assert "Traceback" not in trained.stderr
+    refused = shell("check", "nothing.yaml")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "nothing.yaml" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_whole_way_from_check_to_export(recipe_file, tmp_path):

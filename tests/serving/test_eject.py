@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,30 +21,53 @@ from tests import tiny
 
 UPDATES = 12
 ALONE = """
-import runpy, sys
+import runpy, sys, traceback
 sys.modules['luthier'] = None
-for script in sys.argv[1:]:
-    print('SCRIPT', flush=True)
-    runpy.run_path(script, run_name='__main__')
-assert not [m for m in sys.modules if m.startswith('luthier.')]
+for script in sys.stdin:
+    try:
+        runpy.run_path(script.rstrip(), run_name='__main__')
+    except BaseException:
+        traceback.print_exc(file=sys.stdout)
+    if found := [m for m in sys.modules if m.startswith('luthier.')]:
+        print('Traceback: imported', *found)
+    print('END OF SCRIPT', flush=True)
 """
 TEMPLATE = """{% for m in messages %}{% if m.role == 'assistant' %}[MASK] {{ m.content }} [SEP]{% else %}[CLS] {{ m.content }} {% endif %}{% endfor %}\
 {% if add_generation_prompt %}[MASK]{% endif %}"""
 LORA = {"type": "lora", "rank": 4, "target_modules": "attention"}
 
 
-def run_alone(*scripts: Path) -> list[tuple[list[float], list[float], str]]:
-    """(losses, learning rates, all that is printed) of each script."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE, *map(str, scripts)], capture_output=True, text=True, check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = []
-    for text in done.stdout.split("SCRIPT\n")[1:]:
-        lines = re.findall(r"^update \d+ loss (\S+) learning rate (\S+)$", text, re.M)
-        found.append(([float(a) for a, _ in lines], [float(b) for _, b in lines], text))
-    return found
+class Printed(NamedTuple):
+    """What a script says: a loss and a learning rate an update, and the whole text."""
+
+    losses: list[float]
+    rates: list[float]
+    text: str
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Callable[[Path], Printed]]:
+    """A process without Luthier that runs the scripts it is given: one, for it takes long to import torch."""
+    command = [sys.executable, "-I", "-u", "-c", ALONE]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def run(script: Path) -> Printed:
+            print(script, file=process.stdin, flush=True)
+            text = ""
+            for line in process.stdout:
+                if line == "END OF SCRIPT\n":
+                    break
+                text += line
+            else:
+                pytest.fail(f"the process has ended: {text[-3000:]}")
+            assert "Traceback" not in text, text[-3000:]
+            updates = re.findall(r"^update \d+ loss (\S+) learning rate (\S+)$", text, re.M)
+            return Printed([float(a) for a, _ in updates], [float(b) for _, b in updates], text)
+
+        yield run
 
 
 def held(run: luthier.Run) -> tuple[list[float], list[float]]:
@@ -86,7 +111,7 @@ def made(kind: str, folder: Path) -> dict:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("kind", ["classification", "causal", "chat", "text2text"])
-def test_both_levels_repeat_the_run(kind, method, tmp_path):
+def test_both_levels_repeat_the_run(kind, method, tmp_path, alone):
     recipe = made(kind, tmp_path)
     if method == "lora":
         recipe["method"] = LORA | ({"plus_ratio": 4.0} if kind == "causal" else {})
@@ -96,7 +121,7 @@ def test_both_levels_repeat_the_run(kind, method, tmp_path):
     done = [eject(load_recipe(recipe), level=level, script=tmp_path / f"{level}.py") for level in ("pytorch", "transformers")]
     assert all(d.exact and d.updates == UPDATES for d in done)
     last = run.lines("evaluations.jsonl")[-1]["loss"]
-    for found, found_rates, text in run_alone(*(d.script for d in done)):
+    for found, found_rates, text in map(alone, (d.script for d in done)):
         assert found == pytest.approx(losses, rel=2e-5)
         assert found_rates == pytest.approx(rates, rel=1e-6)
         if kind != "classification":  # its score of that name knows no smoothing and no weights
@@ -107,15 +132,15 @@ def test_both_levels_repeat_the_run(kind, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", [{"type": "freeze", "layers": 1}, {"type": "bitfit"}, {"type": "norms"}], ids=lambda m: m["type"])
-def test_methods_that_are_lists_of_weights(method, tmp_path):
+def test_methods_that_are_lists_of_weights(method, tmp_path, alone):
     recipe = made("classification", tmp_path) | {"method": method}
     losses, _ = held(luthier.train(recipe))
     done = eject(load_recipe(recipe), level="pytorch", script=tmp_path / "train.py")
-    assert run_alone(done.script)[0][0] == pytest.approx(losses, rel=2e-5)
+    assert alone(done.script).losses == pytest.approx(losses, rel=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
-def test_other_kinds_of_classification_and_schedules(kind, tmp_path):
+def test_other_kinds_of_classification_and_schedules(kind, tmp_path, alone):
     recipe = made("classification", tmp_path)
     recipe["task"] = {"type": "classification", "kind": kind, **({"label_smoothing": 0.1} if kind == "multi_label" else {})}
     numbers = {"negative": 1.0, "neutral": 2.5, "positive": 4.0}
@@ -126,18 +151,18 @@ def test_other_kinds_of_classification_and_schedules(kind, tmp_path):
     recipe["training"]["schedule"] = {"multi_label": "one_cycle", "regression": "constant"}[kind]
     losses, rates = held(luthier.train(recipe))
     done = [eject(load_recipe(recipe), level=level, script=tmp_path / f"{level}.py") for level in ("pytorch", "transformers")]
-    for found, found_rates, _ in run_alone(*(d.script for d in done)):
+    for found, found_rates, _ in map(alone, (d.script for d in done)):
         assert found == pytest.approx(losses, rel=2e-5)
         assert found_rates == pytest.approx(rates, rel=1e-6)
 
 
-def test_a_model_from_nothing_starts_from_the_weights_beside_the_script(tmp_path):
+def test_a_model_from_nothing_starts_from_the_weights_beside_the_script(tmp_path, alone):
     recipe = made("causal", tmp_path)
     recipe["model"] = {"from_scratch": {"vocabulary": 320, "hidden_size": 16, "layers": 1, "heads": 2, "context": 64}, "dropout": 0.0}
     losses, _ = held(luthier.train(recipe))
     done = eject(load_recipe(recipe), level="pytorch", script=tmp_path / "train.py")
     assert "BASE" not in done.script.read_text()
-    assert run_alone(done.script)[0][0] == pytest.approx(losses, rel=2e-5)
+    assert alone(done.script).losses == pytest.approx(losses, rel=2e-5)
 
 
 def test_dropout_is_said(tmp_path):

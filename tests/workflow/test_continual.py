@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from luthier.workflow.lineage import recipe_of
 from luthier.workflow.onward import onward
 from tests import tiny
 from tests.retention.world import write
+from tests.terminal import luthier as command
 from tests.workflow.test_resume import endings, newest_run, stopping_at
 
 OLD = ("negative", "positive")
@@ -480,7 +478,7 @@ def test_labels_that_stand_as_numbers_need_their_names(base, folder, tmp_path):
 
 
 def test_the_command_says_what_is_wrong_in_words(first, new, folder, tmp_path):
-    """The real CLI: no traceback, and no new run folder."""
+    """And no new run folder."""
     (tmp_path / "empty.csv").write_text("")
     write(tmp_path / "unlabelled.csv", [("a", "b")])
     (tmp_path / "unlabelled.csv").write_text("text,mood\nthe film was plain,neutral\n")
@@ -497,31 +495,17 @@ def test_the_command_says_what_is_wrong_in_words(first, new, folder, tmp_path):
         (str(unfinished), "--data", str(new)): "luthier resume",
         ("nothing-1", "--data", str(new)): "no run 'nothing-1'",
     }
-    script = (
-        "import sys, json\nfrom luthier.cli.main import main\n"
-        "for case in json.loads(sys.argv[1]):\n"
-        "    sys.argv = ['luthier', 'continue', *case]\n"
-        "    try:\n        main()\n    except SystemExit as end:\n        print('CODE', end.code, file=sys.stderr)\n    print('NEXT', file=sys.stderr)\n"
-    )
     runs = sorted((folder / "runs").iterdir())
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(list(cases))], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True,
-        env={**os.environ, "COLUMNS": "300"},
-    )  # fmt: skip
-    answers = done.stderr.split("NEXT\n")
-    assert "Traceback" not in done.stderr
-    for (case, said), answer in zip(cases.items(), answers, strict=False):
-        assert said in answer, (case, answer)
-        assert "CODE 0" not in answer, case
+    for arguments, said in cases.items():
+        answer = command("continue", *arguments, folder=tmp_path, columns=300)
+        assert said in answer.stderr, (arguments, answer)
+        assert answer.returncode != 0, arguments
     assert sorted((folder / "runs").iterdir()) == runs
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_command_goes_on(first, new, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier.cli.main", "continue", str(first.folder), "--data", str(new), "--epochs", "1", "--replay", "0.3"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+    done = command("continue", first.folder, "--data", new, "--epochs", "1", "--replay", "0.3", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "from old ones: AUC" in done.stdout
     assert f"elsewhere earlier:{first.id}: accuracy" in done.stdout

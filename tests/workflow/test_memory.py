@@ -13,9 +13,11 @@ from luthier.cli.main import root
 from luthier.errors import LuthierError, MemoryShortage
 from luthier.models import shadow
 from luthier.recipe import load_recipe
+from luthier.recipe.sections import Recipe
 from luthier.workflow import footprint as measuring
 from luthier.workflow import memory as planning
 from luthier.workflow.build import build
+from luthier.workflow.footprint import Facts, Footprint, footprint
 from luthier.workflow.memory import fit, memory, parse_size, table
 
 
@@ -40,6 +42,7 @@ def test_weights_and_moments_are_those_of_the_arithmetic(recipe):
 
 
 def test_checkpointing_takes_less_and_larger_batches_more(recipe, monkeypatch):
+    recipe["evaluation"]["base_model"] = False
     monkeypatch.setattr(shadow, "COMPILED", 1)  # code for products of many sizes weighs more than so small a model
     recipe["training"]["batch_size"] = 64
     plain = memory(load_recipe(recipe)).footprint
@@ -69,6 +72,21 @@ def test_nothing_real_is_left_behind(recipe):
 
 
 def test_the_table_and_the_fit_agree(recipe, monkeypatch):
+    """Of the many ways each is measured once, on a model as small as can be: how much they take is not the question."""
+    measured: dict[str, Footprint] = {}
+
+    def once(found: Facts, recipe: Recipe) -> Footprint:
+        key = recipe.model_dump_json()
+        if key not in measured:
+            measured[key] = footprint(found, recipe)
+        return measured[key]
+
+    monkeypatch.setattr(planning, "footprint", once)
+    monkeypatch.setattr(measuring, "UPDATES", 1)
+    recipe["data"]["limit"] = 30
+    recipe["training"]["batch_size"] = 2
+    recipe["model"]["layers"] = 1
+    recipe["evaluation"]["base_model"] = False
     resolved = load_recipe(recipe)
     choices = table(resolved)
     assert {c.cells()[0] for c in choices} >= {"full", "freeze", "lora"}

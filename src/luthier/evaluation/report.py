@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,6 @@ class Story:
 
 def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.float64], records: Sequence[Any]) -> str:
     """The whole page, for the test part's targets, outputs and records."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
     facts, scores = story.facts, story.scores
     methods, metric = scores["methods"], scores["metric"]
     names = headlines(task.kind, scores)
@@ -90,7 +90,13 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "samples": _samples(story.samples),
         **_of_policy(task, story),
     }
-    return environment.get_template("report.html.j2").render(context)
+    return _pages().get_template("report.html.j2").render(context)
+
+
+@cache
+def _pages() -> jinja2.Environment:
+    """One for all pages, for it keeps the templates it has compiled: a search writes hundreds of reports."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def headlines(kind: str, scores: Mapping[str, Any]) -> list[str]:
@@ -132,21 +138,19 @@ def _of_labels(task: Any, gold: NDArray[Any], outputs: NDArray[np.float64], reco
 
 def xray_page(samples: Sequence[Any], *, fault: str = "") -> str:
     """A page that shows which text of the samples is graded, and why training is refused, if it is."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
     css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
-    return environment.get_template("xray.html.j2").render(css=css, samples=samples, fault=fault)
+    return _pages().get_template("xray.html.j2").render(css=css, samples=samples, fault=fault)
 
 
 def ways_page(name: str, facts: Mapping[str, Any], *, alike: bool) -> str:
     """A page on ways against forgetting side by side; `alike` where old and new are scored alike, in stages."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
     points = [
         charts.Mark(way, _three(figures["loss"]), _three(figures["gain"]), way == facts["advice"]["way"])
         for way, figures in facts["ways"].items()
     ]
     chart = charts.marks(points, x_label="lost of the old", y_label="gained of the new", alike=alike)
     css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
-    return environment.get_template("ways.html.j2").render(css=css, name=name, chart=Markup(chart), alike=alike, **facts)  # noqa: S704
+    return _pages().get_template("ways.html.j2").render(css=css, name=name, chart=Markup(chart), alike=alike, **facts)  # noqa: S704
 
 
 def _three(figure: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
