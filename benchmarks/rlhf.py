@@ -2,8 +2,8 @@
 
     python benchmarks/rlhf.py [--quick] [--parts dpo,policy,hacking,loop] [--seeds 3] [--threads 1]
 
-`dpo`: answers of the starter, all of 32 tokens, in pairs of which one has somebody speak (a quotation) and the other does not;
-accuracy on held-out pairs, and how many sampled answers to new prompts have speech, before and after. `policy`: the same rule as a reward,
+`dpo`: answers of the starter, all of 40 tokens, in pairs of which one gives somebody a name ("a fox named Tom") and the other does not;
+accuracy on held-out pairs, and how many sampled answers to new prompts give a name, before and after. `policy`: the same rule as a reward,
 for GRPO, RLOO and PPO, each seed by itself; mean reward of sampled answers before and after, with a 95% t interval over the seeds.
 `hacking`: a reward for length; what the report says of it. `loop`: a rater who follows a hidden rule, with a tenth of its choices the
 wrong way round, makes 1,000 comparisons; a reward model learns from them, is tried on pairs without noise, and a policy learns
@@ -32,7 +32,7 @@ from luthier.evaluation.learning import signs
 from luthier.inference.sampling import Sampling
 from luthier.inference.writer import Writer
 
-SPEECH, TOKENS = r'"[^"]+"', 32
+NAMED, TOKENS = r"\b(?:named|called) [A-Z]", 40
 FRESH = 128
 """New prompts whose sampled answers are looked at."""
 
@@ -44,13 +44,13 @@ def sampled(model: str, asked: Sequence[str], *, tokens: int = TOKENS, candidate
     return [[w.text for w in row] for row in writer.write(list(asked), wishes)]
 
 
-def speaks(text: str) -> bool:
-    return re.search(SPEECH, text) is not None
+def names(text: str) -> bool:
+    return re.search(NAMED, text) is not None
 
 
 def share(answers: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """The share of answers with speech, and half of its 95% interval over prompts."""
-    each = np.array([np.mean([speaks(a) for a in row]) for row in answers])
+    """The share of answers that give a name, and half of its 95% interval over prompts."""
+    each = np.array([np.mean([names(a) for a in row]) for row in answers])
     return float(each.mean()), float(1.96 * each.std(ddof=1) / math.sqrt(len(each)))
 
 
@@ -81,22 +81,33 @@ def dpo(count: int) -> dict[str, float]:
     pairs = []
     for first in range(0, len(asked) - FRESH, 200):
         for prompt, answers in zip(asked[first : first + 200], sampled("starter", asked[first : first + 200], candidates=4), strict=True):
-            good, bad = [a for a in answers if speaks(a)], [a for a in answers if not speaks(a)]
+            good, bad = [a for a in answers if names(a)], [a for a in answers if not names(a)]
             pairs += [{"prompt": prompt, "chosen": a, "rejected": b} for a, b in zip(good[:1], bad[:1], strict=False)]
         if len(pairs) >= count:
             break
-    print(f"dpo: {len(pairs)} pairs; words {np.mean([len(p['chosen'].split()) for p in pairs]):.1f} and {np.mean([len(p['rejected'].split()) for p in pairs]):.1f}")
-    run = luthier.train(recipe("dpo", save(Path("pairs.jsonl"), pairs), {"type": "preference", "max_new_tokens": TOKENS}, epochs=4, batch_size=16, learning_rate=1e-3))
+    print(
+        f"dpo: {len(pairs)} pairs; words {np.mean([len(p['chosen'].split()) for p in pairs]):.1f} and {np.mean([len(p['rejected'].split()) for p in pairs]):.1f}"
+    )
+    run = luthier.train(
+        recipe(
+            "dpo",
+            save(Path("pairs.jsonl"), pairs),
+            {"type": "preference", "max_new_tokens": TOKENS},
+            epochs=4,
+            batch_size=16,
+            learning_rate=1e-3,
+        )
+    )
     scores, fresh = run.scores["methods"], asked[-FRESH:]
     before, after = (share(sampled(m, fresh)) for m in ("starter", str(run.model)))
     for name, key in (("accuracy before (the start beside itself)", "base"), ("accuracy after", "model")):
         show(name, *(scores[key]["accuracy"][k] for k in ("value", "low", "high")))
     show("likelier before", *(scores["base"]["likelier"][k] for k in ("value", "low", "high")))
-    for name, (value, half) in (("answers with speech before", before), ("after", after)):
+    for name, (value, half) in (("answers that give a name before", before), ("after", after)):
         show(name, value, value - half, value + half)
     show("KL on people's answers, nats a token", *(scores["model"]["kl"][k] for k in ("value", "low", "high")))
     accuracy = scores["model"]["accuracy"]["value"]
-    return {"dpo_accuracy": accuracy, "dpo_before": scores["base"]["accuracy"]["value"], "dpo_speech_gain": after[0] - before[0]}
+    return {"dpo_accuracy": accuracy, "dpo_before": scores["base"]["accuracy"]["value"], "dpo_rule_gain": after[0] - before[0]}
 
 
 def policy(algorithms: Sequence[str], seeds: int, updates: int) -> dict[str, float]:
@@ -110,10 +121,13 @@ def policy(algorithms: Sequence[str], seeds: int, updates: int) -> dict[str, flo
         gains, kls = [], []
         for seed in range(seeds):
             task = {
-                "type": "policy", "algorithm": algorithm, "rewards": [{"type": "regex", "pattern": SPEECH, "name": "speech"}],
+                "type": "policy", "algorithm": algorithm, "rewards": [{"type": "regex", "pattern": NAMED, "name": "named"}],
                 "max_new_tokens": TOKENS, "completions": 8, "beta": 0.02,
             }  # fmt: skip
-            run = luthier.train(recipe(algorithm, rows, task, max_steps=updates, batch_size=4, learning_rate=1e-3, seed=seed) | {"evaluation": {"written": 16, "every": updates, "general_probe": False}})
+            run = luthier.train(
+                recipe(algorithm, rows, task, max_steps=updates, batch_size=4, learning_rate=1e-3, seed=seed)
+                | {"evaluation": {"written": 16, "every": updates, "general_probe": False}}
+            )
             log = run.lines("log.jsonl")
             after = share(sampled(str(run.model), fresh))
             gains.append(after[0] - before[0])
@@ -159,24 +173,50 @@ def loop(count: int, updates: int) -> dict[str, float]:
         rows = export(store, "pairs")
     pairs = save(Path("rated.jsonl"), rows.rows)
     order = [(p, right.right(p)) for p in held]
-    clean = save(Path("held.jsonl"), [{"prompt": p.content["prompt"], "chosen": p.content["answers"][b], "rejected": p.content["answers"][1 - b]} for p, b in order if isinstance(b, int)])
+    clean = save(
+        Path("held.jsonl"),
+        [
+            {"prompt": p.content["prompt"], "chosen": p.content["answers"][b], "rejected": p.content["answers"][1 - b]}
+            for p, b in order
+            if isinstance(b, int)
+        ],
+    )
     asked_rewards = recipe("rewarder", pairs, {"type": "reward"}, epochs=4, batch_size=16, learning_rate=1e-3)
     asked_rewards["data"] = {"train": pairs, "test": clean, "validation_share": 0.1}
     rewarder = luthier.train(asked_rewards)
     accuracy = rewarder.scores["methods"]["model"]["accuracy"]
     show("reward model on held-out pairs without noise", *(accuracy[k] for k in ("value", "low", "high")))
     fresh = prompts(2000, seed=4)[-FRESH:]
-    task = {"type": "policy", "rewards": [{"type": "model", "run": str(rewarder.folder)}], "max_new_tokens": 64, "completions": 8, "beta": 0.05}
-    learner = luthier.train(recipe("policy", save(Path("asked.jsonl"), [{"prompt": p} for p in asked[:400]]), task, max_steps=updates, batch_size=4, learning_rate=1e-3))
+    task = {
+        "type": "policy",
+        "rewards": [{"type": "model", "run": str(rewarder.folder)}],
+        "max_new_tokens": 64,
+        "completions": 8,
+        "beta": 0.05,
+    }
+    learner = luthier.train(
+        recipe(
+            "policy",
+            save(Path("asked.jsonl"), [{"prompt": p} for p in asked[:400]]),
+            task,
+            max_steps=updates,
+            batch_size=4,
+            learning_rate=1e-3,
+        )
+    )
     joys = {}
     for name, model in (("before", "starter"), ("after", str(learner.model))):
         each = np.array([np.mean([joy(a) for a in row]) for row in sampled(model, fresh, tokens=64)])
         joys[name], half = float(each.mean()), 1.96 * each.std(ddof=1) / math.sqrt(len(each))
         show(f"hidden rule's score {name}", joys[name], joys[name] - half, joys[name] + half)
     log = learner.lines("log.jsonl")
-    print(f"  reward {log[0]['parts']['reward']:.2f} -> {np.mean([r['parts']['reward'] for r in log[-5:]]):.2f}, KL {np.mean([r['parts']['kl'] for r in log[-5:]]):.3f} nats a token")
+    print(
+        f"  reward {log[0]['parts']['reward']:.2f} -> {np.mean([r['parts']['reward'] for r in log[-5:]]):.2f}, KL {np.mean([r['parts']['kl'] for r in log[-5:]]):.3f} nats a token"
+    )
     for run in (rewarder, learner):
-        print(f"  {run.id}: base {run.facts['base'].get('name', run.facts['model'])}, files {[Path(f).name for f in run.facts['data']['files']]}")
+        print(
+            f"  {run.id}: base {run.facts['base'].get('name', run.facts['model'])}, files {[Path(f).name for f in run.facts['data']['files']]}"
+        )
     return {"reward_accuracy": accuracy["value"], "rule_before": joys["before"], "rule_after": joys["after"]}
 
 
