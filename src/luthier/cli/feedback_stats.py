@@ -45,16 +45,19 @@ def _people(people: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    ranked = sorted(people, key=lambda p: -(p.choices + p.ties + p.skips + p.edits + p.ratings + p.labels))
+    columns = {
+        **{n: [str(getattr(p, n) or "") for p in ranked] for n in ("choices", "ties", "skips", "edits", "ratings", "labels", "corrected")},
+        "seconds": ["" if p.seconds is None else f"{p.seconds:.1f}" for p in ranked],
+        "first shown": [f"{p.first}/{p.decided}" if p.decided else "" for p in ranked],
+    }
+    columns = {title: cells for title, cells in columns.items() if any(cells)}
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     table.add_column("")
-    for title in ("choices", "ties", "skips", "edits", "ratings", "labels", "corrected", "seconds", "first shown"):
-        table.add_column(title, justify="right")
-    ranked = sorted(people, key=lambda p: -(p.choices + p.ties + p.skips + p.edits + p.ratings + p.labels))
-    for one in ranked[:SHOWN]:
-        first = f"{one.first} of {one.decided}" if one.decided else ""
-        seconds = "" if one.seconds is None else f"{one.seconds:.1f}"
-        counts = (one.choices, one.ties, one.skips, one.edits, one.ratings, one.labels, one.corrected)
-        table.add_row(one.annotator, *(str(c) if c else "" for c in counts), seconds, first)
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for one, *cells in list(zip((p.annotator for p in ranked), *columns.values(), strict=True))[:SHOWN]:
+        table.add_row(one, *cells)
     Console(highlight=False, markup=False).print(table)
     if len(ranked) > SHOWN:
         click.echo(f"          and {len(ranked) - SHOWN} more")

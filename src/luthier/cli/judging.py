@@ -31,10 +31,12 @@ def judge(session: Session, *, total: int) -> int:
     console = Console(highlight=False)
     judged: set[str] = set()
     try:
-        turn = session.next()
+        turn = _next(console, session)
         while turn is not None:
             place = session.earlier + session.identical + session.empty + session.number
             _show(console, turn, f"{place} of {total}")
+            if said := session.said(turn):
+                console.print(f"you said: {said}", style="dim", markup=False)
             verdict = _verdict(console, session, turn)
             if verdict == "q":
                 break
@@ -45,17 +47,23 @@ def judge(session: Session, *, total: int) -> int:
                 turn = earlier or turn
                 continue
             judged.add(turn.pair.item)
-            turn = session.next()
+            turn = _next(console, session)
     except (_Closed, KeyboardInterrupt):
         console.print()
     return len(judged)
+
+
+def _next(console: Console, session: Session) -> Turn | None:
+    """The next pair; a terminal says what is waited for."""
+    with console.status("writing answers"):
+        return session.next()
 
 
 def _verdict(console: Console, session: Session, turn: Turn) -> str:
     """Ask until there is an answer, and write it down: what was pressed."""
     begun = time.monotonic()
     while True:
-        key = _key(console)
+        key = _key(console, KEYS)
         seconds = time.monotonic() - begun
         if key in ("1", "2"):
             session.choose(turn, int(key) - 1, seconds=seconds)
@@ -72,8 +80,7 @@ def _verdict(console: Console, session: Session, turn: Turn) -> str:
 
 def _edited(console: Console, session: Session, turn: Turn, begun: float) -> bool:
     """Ask for a better text; whether there is one."""
-    console.print("edit which, 1 or 2? (another key: neither)")
-    key = _key(console)
+    key = _key(console, "edit which, 1 or 2? (another key: neither)")
     if key not in ("1", "2"):
         return False
     place = int(key) - 1
@@ -100,19 +107,40 @@ def _text(console: Console, before: str) -> str:
     return "\n".join(lines)
 
 
-def _key(console: Console) -> str:
+def _key(console: Console, hint: str) -> str:
     """One key of a terminal, one line of a pipe."""
-    console.print(Text(KEYS, style="dim"), end=" ")
+    console.print(Text(hint, style="dim"), end=" ")
     if not sys.stdin.isatty():
         line = _line().strip().lower()
         console.print()
         return line
-    try:
-        key = click.getchar()
-    except (EOFError, OSError) as error:
-        raise _Closed from error
+    key = _pressed(sys.stdin.fileno())
     console.print(_clean(key))
     return key.lower()
+
+
+def _pressed(terminal: int) -> str:
+    """The next key, also one that was pressed before it was waited for, which `click.getchar` would throw away."""
+    import select
+    import termios
+    import tty
+
+    try:
+        before = termios.tcgetattr(terminal)
+        tty.setcbreak(terminal, termios.TCSADRAIN)
+        try:
+            read = os.read(terminal, 1)
+            while read[:1] == b"\x1b":  # the rest of an arrow or another long key
+                if not select.select([terminal], [], [], 0)[0]:
+                    break
+                read += os.read(terminal, 1)
+        finally:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+    except (OSError, termios.error) as error:
+        raise _Closed from error
+    if read in (b"", b"\x04"):
+        raise _Closed
+    return read.decode(errors="replace")
 
 
 def _line() -> str:

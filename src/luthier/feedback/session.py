@@ -72,6 +72,14 @@ class Session:
         self._place -= 1
         return self._seen[self._place]
 
+    def said(self, turn: Turn) -> str | None:
+        """What this person said of the pair, in the places as shown: 1, 2, tie, skip, edit; None for nothing."""
+        entry = self._said(turn.pair.item)
+        if entry is None or entry.kind == "edit":
+            return entry and "edit"
+        picked = entry.payload["picked"]
+        return picked if isinstance(picked, str) else str(turn.order.index(picked) + 1)
+
     def choose(self, turn: Turn, place: int | None, *, word: str | None = None, seconds: float | None = None) -> Entry:
         """Write down the place (0 or 1, as shown) of the better answer, or a `word`: tie or skip."""
         picked = word if place is None else turn.order[place]

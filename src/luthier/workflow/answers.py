@@ -132,8 +132,8 @@ class Author:
 class Duel:
     """Pairs of answers by one model, drawn twice, or by two."""
 
-    def __init__(self, store: Store, first: Author, second: Author | None, sampling: Sampling) -> None:
-        """`sampling.seed` decides what is drawn. Raises LuthierError where both answers would be one."""
+    def __init__(self, store: Store, first: Author, second: Author | None, sampling: Sampling, *, batch: int = BATCH) -> None:
+        """`sampling.seed` decides what is drawn, `batch` is how many prompts are answered together. Raises LuthierError where both answers would be one."""
         if second is None and sampling.temperature == 0:
             raise LuthierError(
                 "two answers of one model are the same at temperature 0",
@@ -143,7 +143,7 @@ class Duel:
         self.store, self.authors, self.sampling = store, (first, second or first), sampling
         self.failed: dict[str, str] = {}
         """request -> why there is no pair."""
-        self._alone = second is None
+        self._alone, self._batch = second is None, batch
         self._asked = {"models": [a.digest for a in self.authors], "sampling": asdict(sampling)}
 
     def request(self, prompt: Prompt) -> str:
@@ -154,7 +154,7 @@ class Duel:
         """Each prompt's pair. The next batch is written while this one is looked at; what was written is kept, also on leaving."""
         requests = [self.request(p) for p in prompts]
         missing = [(r, p) for r, p in zip(requests, prompts, strict=True) if self.store.made(r) is None]
-        batches = deque(missing[i : i + BATCH] for i in range(0, len(missing), BATCH))
+        batches = deque(missing[i : i + self._batch] for i in range(0, len(missing), self._batch))
         coming: deque[tuple[list[tuple[str, Prompt]], Future[list[Pair | str]]]] = deque()
         with ThreadPoolExecutor(1) as pool:
 
