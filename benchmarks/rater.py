@@ -17,16 +17,80 @@ import json
 import random
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.feedback.store import Made, Said, Store
+from luthier.inference.sampling import Sampling
+from luthier.models.source import resolve
+from luthier.recipe.sections import Model
+from luthier.workflow.answers import Author, Duel
 
-JOY = set(
-    "happy happily joy fun love loved loves smile smiled smiling laugh laughed friend friends play played playing nice kind good".split()
-)
-SORROW = set("sad sadly cry cried crying afraid scared fear angry hurt lost alone dark bad mean died worried sorry".split())
-ANIMALS = "fox dog cat bear duck mouse frog fish bird horse cow pig rabbit lion owl wolf hen goat bee sheep".split()
+JOY = {
+    "happy",
+    "happily",
+    "joy",
+    "fun",
+    "love",
+    "loved",
+    "loves",
+    "smile",
+    "smiled",
+    "smiling",
+    "laugh",
+    "laughed",
+    "friend",
+    "friends",
+    "play",
+    "played",
+    "playing",
+    "nice",
+    "kind",
+    "good",
+}
+SORROW = {
+    "sad",
+    "sadly",
+    "cry",
+    "cried",
+    "crying",
+    "afraid",
+    "scared",
+    "fear",
+    "angry",
+    "hurt",
+    "lost",
+    "alone",
+    "dark",
+    "bad",
+    "mean",
+    "died",
+    "worried",
+    "sorry",
+}
+ANIMALS = [
+    "fox",
+    "dog",
+    "cat",
+    "bear",
+    "duck",
+    "mouse",
+    "frog",
+    "fish",
+    "bird",
+    "horse",
+    "cow",
+    "pig",
+    "rabbit",
+    "lion",
+    "owl",
+    "wolf",
+    "hen",
+    "goat",
+    "bee",
+    "sheep",
+]
 PLACES = [
     "in the rain",
     "by the sea",
@@ -80,16 +144,15 @@ def prompts(count: int, *, seed: int = 0) -> list[str]:
     return every[:count]
 
 
-def starter_pairs(store: Store, asked: list[str], *, max_new_tokens: int = 64, seed: int = 0) -> list[Made]:
-    """Two different answers of the starter to each prompt; from the store where they are there."""
-    from luthier.inference.sampling import Sampling
-    from luthier.models.source import resolve
-    from luthier.recipe.sections import Model
-    from luthier.workflow.answers import Author, Duel
+def starter(store: Store, *, max_new_tokens: int = 64, seed: int = 0) -> Duel:
+    """Makes pairs of different answers of the starter; from the store where they are there."""
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, top_p=0.95, seed=seed)
+    return Duel(store, Author("starter", resolve(Model(name="starter"))), None, sampling, batch=32)
 
-    author = Author("starter", resolve(Model(name="starter")))
-    duel = Duel(store, author, None, Sampling(max_new_tokens=max_new_tokens, temperature=1.0, top_p=0.95, seed=seed), batch=32)
-    return [p for p in duel.pairs(asked) if len({a for a in p.content["answers"] if a}) == 2]
+
+def comparable(pairs: Iterable[Made]) -> list[Made]:
+    """Those whose answers say something, and not the same."""
+    return [p for p in pairs if all(p.content["answers"]) and len(set(p.content["answers"])) == 2]
 
 
 def main() -> None:
@@ -101,9 +164,10 @@ def main() -> None:
     given = parser.parse_args()
     rater, begun, choices, pairs = Rater(noise=given.noise, seed=given.seed), time.perf_counter(), 0, []
     with Store(given.store) as store:
+        duel = starter(store, seed=given.seed)
         asked = iter(prompts(2000, seed=given.seed))
         while choices < given.count and (batch := list(itertools.islice(asked, max(32, given.count - choices)))):
-            made = starter_pairs(store, batch, seed=given.seed)
+            made = comparable(duel.pairs(batch))
             wanted = [p for p in made if rater.right(p) != "tie"][: given.count - choices]
             kept = [p for p in made if rater.right(p) == "tie"] + wanted
             choices += rater.rate(store, kept)

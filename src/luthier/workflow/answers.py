@@ -133,7 +133,10 @@ class Duel:
     """Pairs of answers by one model, drawn twice, or by two."""
 
     def __init__(self, store: Store, first: Author, second: Author | None, sampling: Sampling, *, batch: int = BATCH) -> None:
-        """`sampling.seed` decides what is drawn, `batch` is how many prompts are answered together. Raises LuthierError where both answers would be one."""
+        """`sampling.seed` decides what is drawn, `batch` is how many prompts are answered together.
+
+        Raises LuthierError where both answers would be one.
+        """
         if second is None and sampling.temperature == 0:
             raise LuthierError(
                 "two answers of one model are the same at temperature 0",

@@ -83,7 +83,7 @@ def _agreement(found: Table, question: Question) -> Agreement:
     cohen = len(found.annotators) == 2 and level == "nominal"
 
     def figure(values: NDArray[np.float64]) -> float:
-        return kappa(values[:, 0].tolist(), values[:, 1].tolist()) if cohen else alpha(values, level=level)
+        return kappa(values[:, 0], values[:, 1]) if cohen else alpha(values, level=level)
 
     def scorer(_: NDArray[Any], values: NDArray[np.float64]) -> dict[str, float]:
         value = figure(values)
