@@ -6,8 +6,8 @@ import json
 import os
 import pty
 import select
-import sys
 import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -70,7 +70,7 @@ def test_verdicts_are_kept_corrected_and_not_asked_again(say, writers, monkeypat
     out = say("export", "rows.jsonl", "--annotator", "ada")
     assert "3 rows from 3 of 4 judgements" in out.output
     assert "1 left out: skipped" in out.output
-    assert json.loads(open("rows.jsonl").readlines()[-1])["chosen"] == "warm and bright"
+    assert json.loads(Path("rows.jsonl").read_text().splitlines()[-1])["chosen"] == "warm and bright"
 
 
 def test_two_models_are_compared_by_what_people_like(say, writers):
@@ -152,4 +152,3 @@ def test_keys_of_a_terminal_count_also_when_pressed_early_and_a_closed_one_ends_
     with pytest.raises(_Closed):
         _pressed(theirs)
     os.close(theirs)
-    assert sys.stdin is not None

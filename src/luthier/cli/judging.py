@@ -138,7 +138,7 @@ def _pressed(terminal: int) -> str:
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
     except (OSError, termios.error) as error:
         raise _Closed from error
-    if read in (b"", b"\x04"):
+    if read in (b"", b"\x04", b"\0"):  # control-D; pressed early, it is read as 0
         raise _Closed
     return read.decode(errors="replace")
 
