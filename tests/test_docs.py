@@ -35,7 +35,12 @@ def test_every_command_parses(line):
     assert name in COMMANDS
     command = root.get_command(click.Context(root), name)
     assert command is not None
-    command.make_context(name, arguments, resilient_parsing=False)
+    context = command.make_context(name, arguments, resilient_parsing=False)
+    if isinstance(command, click.Group):
+        left = [*context._protected_args, *context.args]
+        inner, made, arguments = command.resolve_command(context, left)
+        assert made is not None
+        made.make_context(inner, arguments, parent=context)
 
 
 def test_readme_names_the_two_commands():

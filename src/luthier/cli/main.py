@@ -6,11 +6,11 @@ traceback, with exit code 1 (2 for wrong usage, 130 for an interrupted run).
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import Any
 
 import click
+
+from luthier.cli.lazy import Lazy
 
 COMMANDS = {
     "demo": "Fine-tune a real model on shipped reviews, offline, in about a minute.",
@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": "Write with a model: answer or continue a prompt.",
     "chat": "Talk with a model in the terminal.",
     "fill": "Fill in the blanks of a text.",
+    "feedback": "Judge answers, and turn what people said into training rows.",
     "retention": "Compare the ways against forgetting, and choose one.",
     "similar": "Find the rows of a file that are most like a query.",
     "evaluate": "Score a run, on its test part or on other files.",
@@ -38,33 +39,12 @@ COMMANDS = {
 }
 
 
-class Lazy(click.Group):
-    """Commands by name; a command's module is imported when it runs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"luthier.cli.{name}_command")
-        return module.command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in COMMANDS:
-            from luthier.registry import nearest
-
-            guess = nearest(name, COMMANDS)
-            ctx.fail(f"no command {name!r}" + (f"; did you mean {guess}?" if guess else ""))
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Lazy,
+    table=COMMANDS,
+    places="luthier.cli.{}_command",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="luthier")
 def root() -> None:
     """Luthier fine-tunes language models: from raw data to a measured model.

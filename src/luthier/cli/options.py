@@ -18,6 +18,9 @@ set_option = click.option(
 runs_option = click.option(
     "--runs", "root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
 )
+store_option = click.option(
+    "--store", type=click.Path(path_type=Path), default=Path("feedback.db"), show_default=True, help="The store of what people said."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
