@@ -24,6 +24,7 @@ from luthier.tasks.branches import joined, laid, table
 from luthier.tasks.chat import CHUNK, Chat, backend_of, said
 from luthier.tasks.comparisons import Comparison, comparison, recognise, unrated
 from luthier.tasks.conversation import Conversation
+from luthier.tasks.judged import lengths_of, nothing_left, pad_of, read_up_to, together
 from luthier.tasks.rewarding import Appraiser, Rewards
 from luthier.tasks.template import PLAIN, Renderer
 
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from luthier.recipe.tasks.reward import RewardLoss, RewardOptions
     from luthier.tasks.judging import Judged
 
-TOGETHER = 16
-"""Answers to one prompt, from as many rows, that are judged as one tree at most."""
+UNCLOSED = "{% set eos_token = '' %}" + PLAIN
+"""For an encoder, whose tokenizer closes the whole text: plain turns, of which none is closed."""
 LOSSES: dict[str, RewardLoss] = {"ranked": "plackett_luce", "unpaired": "logistic"}
 TOLD = 0.6
 """Share of the pairs from which on it is told that the longer answer, or the shorter, is the better one."""
@@ -155,7 +156,7 @@ class Reward(Chat):
         ahead = [
             np.sign(a - b)
             for r in train
-            for sizes in [_lengths(r.target)]
+            for sizes in [lengths_of(r.target)]
             for a, better in zip(sizes, r.target.ratings, strict=True)
             for b, worse in zip(sizes, r.target.ratings, strict=True)
             if better > worse
@@ -181,12 +182,6 @@ class Reward(Chat):
 
     # ── records to examples ────────────────────────────────────────────────────────────────────
 
-    def renderer(self, tokenizer: Any) -> Renderer:
-        """The template at work; where a tokenizer has none, nor an end token, plain turns that nothing closes."""
-        if self.options.template is None and not tokenizer.chat_template and tokenizer.eos_token is None:
-            tokenizer.chat_template = "{% set eos_token = '' %}" + PLAIN
-        return super().renderer(tokenizer)
-
     def encode(
         self, records: Sequence[Record], tokenizer: Any, *, config: Any, max_length: int, cache: Path | None = None, train: bool = False
     ) -> Encoded:
@@ -195,8 +190,10 @@ class Reward(Chat):
         Every conversation is rendered and tokenised whole, as servers do, and cut to `max_length`. A row that the template
         refuses or of whose answers nothing is left is rejected. Rows of one prompt that nobody has rated are one tree.
         """
+        pad = pad_of(tokenizer, config)
+        if pad is None and self.options.template is None and not tokenizer.chat_template:
+            tokenizer.chat_template = UNCLOSED
         renderer, backend = self.renderer(tokenizer), backend_of(tokenizer)
-        ends = _ends_of(tokenizer, config)
         examples, owner, rejected = [], [], dict[int, str]()
         counts: Counter[str] = Counter()
         trees = together(records)
@@ -204,15 +201,15 @@ class Reward(Chat):
             shown = [
                 [(i, t) for i in tree for t in self._written(records[i], renderer, rejected, i)] for tree in trees[first : first + CHUNK]
             ]
-            encodings = iter(backend.encode_batch([text for tree in shown for _, text in tree], add_special_tokens=ends is None))
+            encodings = iter(backend.encode_batch([text for tree in shown for _, text in tree], add_special_tokens=pad is None))
             for tree in shown:
+                whole = [(index, next(encodings).ids) for index, _ in tree]
+                counts["trees_cut"] += any(len(sequence) > max_length for _, sequence in whole)
                 ids: dict[int, list[Any]] = {}
-                for index, _ in tree:
-                    whole = next(encodings).ids
-                    counts.update(rows=1, rows_cut=len(whole) > max_length)
-                    ids.setdefault(index, []).append(_cut(whole, max_length, ends))
+                for index, sequence in whole:
+                    ids.setdefault(index, []).append(read_up_to(sequence, max_length, pad))
                 for index, own in list(ids.items()):
-                    if reason := self._nothing_left(records[index], own, renderer, backend, max_length):
+                    if reason := nothing_left(records[index], own, renderer, backend, max_length):
                         rejected[index] = reason
                         del ids[index]
                 if ids:
@@ -221,7 +218,7 @@ class Reward(Chat):
                     most = min(map(len, answers)) - 1  # every branch keeps the place where its reward is read
                     examples.append(joined([{"input_ids": a} for a in answers], range(1, len(answers) + 1), most=most))
                     owner.append(next(iter(ids)))
-        return Encoded(assemble_tokens(examples, owner=owner, truncated=counts["rows_cut"]), rejected, counts)
+        return Encoded(assemble_tokens(examples, owner=owner, truncated=counts["trees_cut"]), rejected, counts)
 
     def _written(self, record: Record, renderer: Renderer, rejected: dict[int, str], index: int) -> list[str]:
         """The conversation with each answer; none where one is refused."""
@@ -229,19 +226,6 @@ class Reward(Chat):
         talks = [replace(record, target=Conversation([*found.prompt, *answer], found.tools)) for answer in found.answers]
         shown = [self._shown(talk, renderer, renderer.write, rejected, index) for talk in talks]
         return [] if any(text is None for text in shown) else [text for text in shown if text is not None]
-
-    def _nothing_left(self, record: Record, own: Sequence[Any], renderer: Renderer, backend: Any, max_length: int) -> str:
-        """Why a record's sequences say nothing, if they do not."""
-        found: Comparison = record.target
-        if any(len(ids) == 0 for ids in own):
-            return "the template shows nothing of it"
-        if max(map(len, own)) >= max_length - 1:
-            asked = renderer.prompt(found.prompt, tools=found.tools)
-            if len(backend.encode(asked, add_special_tokens=False).ids) >= max_length - 1:
-                return f"its answers lie beyond the {max_length} tokens that fit"
-        if found.ratings and len({ids.tobytes() for ids in own}) < len(own):
-            return f"its answers are the same in the {max_length} tokens that fit"
-        return ""
 
     # ── batches to losses ──────────────────────────────────────────────────────────────────────
 
@@ -256,7 +240,7 @@ class Reward(Chat):
             ratings = record.target.ratings
             logistic = self.appraise.objective == "logistic"
             line[: len(ratings)] = [float(r > 0) for r in ratings] if logistic else np.unique(ratings, return_inverse=True)[1]
-            line[wide : wide + len(ratings)] = _lengths(record.target)
+            line[wide : wide + len(ratings)] = lengths_of(record.target)
             line[-1] = record.target.margin
         return found
 
@@ -384,47 +368,3 @@ class Reward(Chat):
 
     def text_scorer(self) -> None:  # type: ignore[override]
         """Nothing is written."""
-
-
-def together(records: Sequence[Record]) -> list[list[int]]:
-    """Which records make one tree each: answers that nobody has rated, to the same prompt, up to so many; every other by itself."""
-    trees: list[list[int]] = []
-    begun: dict[str, list[int]] = {}
-    for index, record in enumerate(records):
-        found: Comparison = record.target
-        alone = bool(found.ratings) or len(found.answers) != 1
-        key = "" if alone else json.dumps([found.prompt, found.tools], sort_keys=True)
-        tree = None if alone else begun.get(key)
-        if tree is None or len(tree) == TOGETHER:
-            tree = []
-            trees.append(tree)
-            begun[key] = tree
-        tree.append(index)
-    return trees
-
-
-def _lengths(found: Comparison) -> list[int]:
-    """Characters of each answer."""
-    return [sum(len(said(m, role=False)) for m in answer) for answer in found.answers]
-
-
-def _ends_of(tokenizer: Any, config: Any) -> int | None:
-    """A decoder's pad token; None for an encoder, which reads a text between tokens of its own.
-
-    transformers reads a decoder's value at the last token that is not the pad token, so where that also closes turns, at the
-    token before.
-    """
-    from luthier.models.config import is_decoder
-
-    return None if config is not None and not is_decoder(config) else -1 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-def _cut(ids: Sequence[int], most: int, pad: int | None) -> Any:
-    """At most so many ids; an encoder's with its last one, a decoder's without pad tokens at their end."""
-    import numpy as np
-
-    if pad is None:
-        return np.array(ids if len(ids) <= most else [*ids[: most - 1], ids[-1]])
-    found = np.array(ids[:most])
-    kept = np.flatnonzero(found != pad)
-    return found[: int(kept[-1]) + 1] if len(kept) else found[:0]
