@@ -204,7 +204,6 @@ class Reward(Chat):
             encodings = iter(backend.encode_batch([text for tree in shown for _, text in tree], add_special_tokens=pad is None))
             for tree in shown:
                 whole = [(index, next(encodings).ids) for index, _ in tree]
-                counts["trees_cut"] += any(len(sequence) > max_length for _, sequence in whole)
                 ids: dict[int, list[Any]] = {}
                 for index, sequence in whole:
                     ids.setdefault(index, []).append(read_up_to(sequence, max_length, pad))
@@ -213,6 +212,7 @@ class Reward(Chat):
                         rejected[index] = reason
                         del ids[index]
                 if ids:
+                    counts["trees_cut"] += any(len(sequence) > max_length for _, sequence in whole)
                     answers = [a for own in ids.values() for a in own]
                     self.answers_most = max(self.answers_most, len(answers))
                     most = min(map(len, answers)) - 1  # every branch keeps the place where its reward is read

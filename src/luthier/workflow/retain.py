@@ -38,7 +38,7 @@ def prepare(resolved: Resolved, task: Any, loaded: Loaded, method: Method, *, ma
     if options.type == "ewc" and hasattr(task, "settle"):
         raise RecipeError([Fault(f"weighs by a head that is trained, and that of {task.name} is fitted", "retention", "choose l2sp")])
     if options.type == "ewc" and loaded.head.trees:
-        fault = Fault("weighs by single examples, and preferences are trees of answers", "retention", "choose distill or l2sp")
+        fault = Fault("weighs by single examples, and answers to one prompt are trees", "retention", "choose distill or l2sp")
         raise RecipeError([fault])
     if options.type == "soup" and staged and method.adapter:
         raise RecipeError(
