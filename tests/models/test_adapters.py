@@ -377,6 +377,7 @@ def test_what_fits_where_is_in_the_docs(world):
         "causal": ("llama", Head("causal")),
         "chat": ("llama", Head("causal")),
         "preference": ("llama", Head("causal")),
+        "reward": ("llama", Head("classes", 1, ("reward",), "regression")),
         "text2text": ("t5", Head("pairs")),
     }
     kinds = {task: family for task, (family, _) in heads.items()}

@@ -24,6 +24,7 @@ ARCHITECTURES = {
     "chat": "llama",
     "preference": "llama",
     "policy": "llama",
+    "reward": "llama",
     "text2text": "t5",
     "masked": "bert",
     "span": "bert",
@@ -64,7 +65,7 @@ def world(tmp_path_factory) -> Path:
     ]  # fmt: skip
     (folder / "paired.jsonl").write_text("\n".join(map(json.dumps, paired)))
     preferred = [
-        {"prompt": t, "chosen": f"so {t.split()[0]}", "rejected": t.split()[-1], "better": f"very {t}", "completion": t.split()[0], "label": i % 2 == 0, "rating": i % 5}
+        {"prompt": t, "chosen": f"so {t.split()[0]}", "rejected": t.split()[-1], "better": f"very {t}", "completion": t.split()[0], "label": i % 2 == 0, "rating": i % 5, "gap": i % 3}
         for i, t in enumerate(texts)
     ]  # fmt: skip
     (folder / "preferred.jsonl").write_text("\n".join(map(json.dumps, preferred)))
@@ -79,7 +80,7 @@ def base(task: str, world: Path) -> dict[str, Any]:
         data = {"train": str(world / "text.txt"), "separator": "\n---\n"}
     if task == "tagging":
         data = {"train": str(world / "tagged.jsonl")}
-    if task == "preference":
+    if task in ("preference", "reward"):
         data = {"train": str(world / "preferred.jsonl"), "max_bad_share": 0.2}
     if task == "parsing":
         data = {"train": str(world / "trees.jsonl")}
@@ -92,7 +93,7 @@ def base(task: str, world: Path) -> dict[str, Any]:
         "task": {
             "type": task,
             **({"rewards": [{"type": "length", "unit": "characters"}]} if task == "policy" else {}),
-            **({"max_new_tokens": 6} if task not in ("masked", "span", "tagging", "parsing", "embedding") else {}),
+            **({"max_new_tokens": 6} if task not in ("masked", "span", "tagging", "parsing", "embedding", "reward") else {}),
         },
         "model": {
             "from_scratch": {

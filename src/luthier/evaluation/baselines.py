@@ -26,6 +26,7 @@ METHODS = {
     "overlap": "sentence most like the question",
     "lexicon": "commonest tag of each word",
     "bm25": "BM25: shared words",
+    "length": "the longer answer",
     "base": "before training",
     "model": "fine-tuned",
 }

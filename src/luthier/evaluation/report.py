@@ -39,6 +39,7 @@ HEADLINES = {
     "chat": ("perplexity", "token_accuracy", "chrf", "rouge_l", "loss"),
     "policy": ("reward", "words", "perplexity"),
     "preference": ("accuracy", "margin", "likelier", "reward_chosen", "reward_rejected", "kl", "loss"),
+    "reward": ("accuracy", "margin", "reward_chosen", "reward_rejected", "reward_good", "reward_bad", "length_correlation", "loss"),
 }
 MOST_CLASSES = 24
 MISTAKES = 12

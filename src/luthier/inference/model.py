@@ -133,7 +133,8 @@ class Predictor:
         for number, row in enumerate(rows, 1):
             found = self._texts(row)
             if isinstance(found, str):
-                raise DataError(f"row {number}: {found}", remedy=f"this model reads {' and '.join(map(repr, names))}, as in training")
+                reads = getattr(self.task, "reads", None) or " and ".join(map(repr, names))
+                raise DataError(f"row {number}: {found}", remedy=f"this model reads {reads}, as in training")
             records.append(_asked(found, number))
         if not records:
             return []

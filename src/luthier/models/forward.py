@@ -163,9 +163,12 @@ def values_of(output: Any) -> Tensor:
 
 
 def pooled_logits(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
-    """The head's answer for each segment, (segments, outputs)."""
+    """The head's answer for each segment, (segments, outputs); in trees, for each branch after its stem."""
     if batch.pooled is not None:
         return _head_alone(model, batch.pooled)
+    if batch.segments.parents is not None and not (layout.trees and layout.kind == "ragged"):
+        whole, places = unrolled(batch)
+        return pooled_logits(model, whole, layout).index_select(0, whole.segments.owner[places[batch.segments.last]])
     if isinstance(model, PooledModel):
         return model.head(pool(hidden_states(model, batch, layout), batch.segments, layout.pooling))
     if layout.kind == "padded":

@@ -22,7 +22,7 @@ from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS, ne
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Auto = Literal["auto"]
-Baseline = Literal["majority", "tfidf", "frozen", "copy", "overlap", "lexicon", "bm25"]
+Baseline = Literal["majority", "tfidf", "frozen", "copy", "overlap", "lexicon", "bm25", "length"]
 
 
 class Section(BaseModel):

@@ -11,6 +11,7 @@ SHOWN = (
     "perplexity", "pseudo_perplexity", "bits_per_byte", "token_accuracy", "exact_match", "f1", "precision", "recall", "sentence_accuracy",
     "f1_answered", "no_answer_accuracy", "token_f1", "rouge_l", "bleu", "chrf",
     "recall@1", "recall@5", "recall@10", "mrr", "ndcg@10",
+    "margin", "length_correlation",
 )  # fmt: skip
 PIPELINES = {
     "embedding": "sentence-similarity",

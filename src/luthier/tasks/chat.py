@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from luthier.data.prepare import Record
 from luthier.data.rows import Row, Rows
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from luthier.recipe.tasks.chat import ChatOptions
     from luthier.tasks.texts import TextScores
 
+T = TypeVar("T")
 CHUNK = 1000
 MOST_STOPPED = 3
 """Rows for which the template may be stopped by its limits; each costs seconds, so that the next one is an error."""
@@ -132,13 +133,17 @@ class Chat(LanguageTask):
         return renderer_of(tokenizer, template=template)
 
     def _rendered(self, record: Record, renderer: Renderer, rejected: dict[int, str], index: int) -> Rendered | None:
+        return self._shown(record, renderer, renderer.render, rejected, index)
+
+    def _shown(self, record: Record, renderer: Renderer, show: Callable[..., T], rejected: dict[int, str], index: int) -> T | None:
+        """What `show` makes of the messages and tools; None, and why in `rejected`, where a message or the template forbids it."""
         found: Conversation = record.target
         mark = next((m for text in texts_in([found.messages, found.tools]) if (m := renderer.control_token(text))), None)
         if mark:
             rejected[index] = f"a message holds the control token: {mark}"
             return None
         try:
-            return renderer.render(found.messages, tools=found.tools)
+            return show(found.messages, tools=found.tools)
         except TemplateError as error:
             rejected[index] = error.fault.message
             if isinstance(error, TemplateStopped) and list(rejected.values()).count(error.fault.message) == MOST_STOPPED:

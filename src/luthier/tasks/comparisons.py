@@ -37,6 +37,8 @@ class Comparison(NamedTuple):
     tools: list[Any] | None
     answers: tuple[list[dict[str, Any]], ...]
     ratings: tuple[float, ...]
+    margin: float = 0.0
+    """By how much the best should at least be ahead."""
 
 
 def recognise(rows: Sequence[Row], names: Mapping[Any, str]) -> str:
@@ -98,6 +100,37 @@ def question(value: Any, *, tools: Any, first: Any, system: str | None) -> Conve
     return found if isinstance(found, str) else Conversation(found.messages[:-1], found.tools)
 
 
+def unrated(values: Mapping[str, Any], *, names: Mapping[Any, str], system: str | None) -> Comparison | str:
+    """What a row asks to be judged: a pair, or answers that nobody has rated (then without ratings); or why there is nothing.
+
+    The columns are those of the formats, or `messages`, of which the last is the answer.
+    """
+
+    def cell(name: str) -> Any:
+        return values.get(names.get(name, name))
+
+    form = next((f for f in ("openai", "pairs") if all(cell(n) is not None for n in FORMATS[f])), None)
+    if form is not None:
+        return comparison(values, form, names=names, system=system, threshold=None)
+    extra = {"tools": cell("tools"), "system": cell("system")}
+    asked, several = cell("prompt"), _read(cell("completions"))
+    if cell("completion") is not None:
+        answers = [("completion", cell("completion"))]
+    elif isinstance(several, list) and several:
+        answers = [(f"completion {i}", c) for i, c in enumerate(several, 1)]
+    elif (talk := values.get("messages")) is not None:
+        asked, answers = None, [("messages", talk)]
+    else:
+        return "holds no answer: give prompt and completion, completions, chosen and rejected, or messages"
+    silent = {i: a for i, (_, a) in enumerate(answers) if isinstance(a, str) and not a.strip()}
+    found = _compared(asked, [(n, "." if i in silent else a) for i, (n, a) in enumerate(answers)], (), extra, system)
+    if isinstance(found, str):
+        return found
+    # who says nothing when asked is judged for it all the same
+    judged = [[{"role": "assistant", "content": silent[i]}] if i in silent else a for i, a in enumerate(found.answers)]
+    return found._replace(answers=tuple(judged))
+
+
 def _compared(
     asked: Any, answers: Sequence[tuple[str, Any]], ratings: tuple[float, ...], extra: Mapping[str, Any], system: str | None
 ) -> Comparison | str:
@@ -141,7 +174,7 @@ def _checked(
     said = [f.messages[size:] for f in found]
     for i, answer in enumerate(said):
         for j in range(i):
-            if answer == said[j] and ratings[i] != ratings[j]:
+            if ratings and answer == said[j] and ratings[i] != ratings[j]:
                 return f"{names[j]} equals {names[i]}"
     if len(ratings) > 1 and len(set(ratings)) == 1:
         return "all its answers are rated alike: none is preferred"

@@ -75,7 +75,7 @@ class Judge:
         import torch
 
         options = self.options
-        row, better, worse = _pairs(figures.ranks)
+        row, better, worse = pairs_of(figures.ranks)
         share = 1 / torch.bincount(row, minlength=len(figures.ranks)).clamp_min(1).to(figures.sums.dtype)
         values, ratios = self.values(figures)
         ahead = ratios[row, better] - ratios[row, worse]
@@ -152,16 +152,16 @@ class Judge:
         best = ranks == 1 if self.objective == "kto" else ranks == ranks.max(1, keepdim=True).values
         found = {"loss_chosen": float(-figures.sums[best].sum() / figures.counts[best].sum().clamp_min(1))}
         if self.objective != "kto":
-            row, better, worse = _pairs(ranks)
-            found["likelier"] = _share_ahead(means[row, better], means[row, worse])
+            row, better, worse = pairs_of(ranks)
+            found["likelier"] = share_ahead(means[row, better], means[row, worse])
         if not known:
-            return found if "likelier" in found else {**found, "likelier": _ranked(means, ranks)}
+            return found if "likelier" in found else {**found, "likelier": area(means, ranks)}
         judged = self(figures._replace(reference=figures.reference.nan_to_num(0.0)))
         total = float(judged.weight.sum().clamp_min(1))
         scored = {name: float(value.sum()) / total for name, value in judged.parts.items()}
         scored = {"loss": float(torch.nan_to_num(judged.loss).sum()) / total, **scored, **found}
         if self.objective == "kto":
-            scored["accuracy"] = _ranked(self.values(figures)[1], ranks)
+            scored["accuracy"] = area(self.values(figures)[1], ranks)
         return scored
 
 
@@ -173,19 +173,19 @@ def _drifted(figures: Figures, *pairs: tuple[Tensor, Tensor]) -> Tensor:
     return lost / torch.stack([figures.counts[p] for p in pairs]).sum(0)
 
 
-def _pairs(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pairs_of(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Row, better and worse answer of every pair of a row whose ranks differ; each (pairs,)."""
     ahead = (ranks[:, :, None] > ranks[:, None, :]) & (ranks[:, None, :] >= 0)
     row, better, worse = ahead.nonzero(as_tuple=True)
     return row, better, worse
 
 
-def _share_ahead(better: Tensor, worse: Tensor) -> float:
+def share_ahead(better: Tensor, worse: Tensor) -> float:
     """Share of pairs in which the better one is higher; ties count half."""
     return float(((better > worse).double() + 0.5 * (better == worse)).mean()) if len(better) else 0.0
 
 
-def _ranked(values: Tensor, ranks: Tensor) -> float:
+def area(values: Tensor, ranks: Tensor) -> float:
     """The chance that a good answer is above a bad one, of all rows (the area under the curve); ties count half."""
     import numpy as np
 

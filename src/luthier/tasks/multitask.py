@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LANGUAGE = ("causal", "masked", "chat", "text2text")
 """Tasks that have the vocabulary's head, and share it."""
-ALONE = ("few_shot", "preference")
+ALONE = ("few_shot", "preference", "reward")
 """Tasks that train a model in a way of their own."""
 BETWEEN = "+"
 """Stands between the names of tasks that annotate the same text, in the name of their stream."""

@@ -19,6 +19,7 @@ from luthier.data.rows import Row, Rows
 from luthier.data.split import Part
 from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
 from luthier.errors import DataError
+from luthier.tasks.branches import LAST, joined, laid, table
 from luthier.tasks.chat import Chat, backend_of, said, tokens_of
 from luthier.tasks.comparisons import Comparison, comparison, recognise
 from luthier.tasks.conversation import Conversation
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from luthier.models.reference import Began
     from luthier.recipe.sections import Data
     from luthier.recipe.tasks.preference import PreferenceOptions
-
-
-LAST = -1
-"""The branch whose figures stand in the last column: in kto the answer to another prompt."""
 
 
 class Preference(Chat):
@@ -263,14 +260,14 @@ class Preference(Chat):
         from luthier.models.logprobs import segment_logprobs
 
         def loss(model: nn.Module, batch: Batch) -> Loss:
-            places, _ = _table(batch, self.columns_wide)
+            places, _ = table(batch, self.columns_wide)
             first = places.max(1).values
             ranks, reference = batch.targets["ranks"][first], batch.targets["reference"][first]
             if self.began is not None:
                 with self.began.again(model):
-                    reference = _laid(segment_logprobs(model, batch, layout).sums, places)
+                    reference = laid(segment_logprobs(model, batch, layout).sums, places)
             found = segment_logprobs(model, batch, layout)
-            judged = self.judge(Figures(ranks, _laid(found.sums, places), _laid(found.counts, places), reference))
+            judged = self.judge(Figures(ranks, laid(found.sums, places), laid(found.counts, places), reference))
             parts = {name: float(value.detach().sum()) for name, value in judged.parts.items()}
             return Loss(judged.loss.sum(), float(judged.weight.sum()), parts)
 
@@ -283,9 +280,9 @@ class Preference(Chat):
         from luthier.models.logprobs import segment_logprobs
 
         def answer(model: nn.Module, batch: Batch) -> Tensor:
-            places, rows = _table(batch, self.columns_wide)
+            places, rows = table(batch, self.columns_wide)
             found = segment_logprobs(model, batch, layout)
-            return torch.cat([_laid(found.sums, places), _laid(found.counts, places)], 1)[rows]
+            return torch.cat([laid(found.sums, places), laid(found.counts, places)], 1)[rows]
 
         return answer
 
@@ -346,37 +343,5 @@ def tree(sequences: Sequence[tuple[Any, Any]], numbers: Sequence[int]) -> dict[s
 
     The place from which an answer's first token is predicted is a branch's own: each predicts another one there.
     """
-    import numpy as np
-
-    shared = min(int((labels != UNGRADED).argmax()) for _, labels in sequences) if len(sequences) > 1 else 0
-    first = sequences[0][0]
-    for ids, _ in sequences[1:]:
-        same = first[:shared] == ids[:shared]
-        shared = shared if same.all() else int(same.argmin())
-    parts = [(first[:shared], sequences[0][1][:shared], 0)]
-    parts += [(ids[shared:], labels[shared:], number) for (ids, labels), number in zip(sequences, numbers, strict=True)]
-    return {
-        "input_ids": np.concatenate([ids for ids, _, _ in parts]),
-        "labels": np.concatenate([labels for _, labels, _ in parts]),
-        "branch": np.concatenate([np.full(len(ids), number) for ids, _, number in parts]),
-    }
-
-
-def _table(batch: Batch, wide: int) -> tuple[Tensor, Tensor]:
-    """The segment of each row's answers, (rows, wide), -1 where there is none; and the row of each segment, (segments,)."""
-    import torch
-
-    from luthier.models.batch import BRANCH
-
-    numbers = {row: place for place, row in enumerate(dict.fromkeys(batch.rows))}
-    places = [[-1] * wide for _ in numbers]
-    for segment, (row, branch) in enumerate(zip(batch.rows, batch.layers[BRANCH][batch.segments.starts].tolist(), strict=True)):
-        if branch:
-            places[numbers[row]][branch - 1 if branch != LAST else -1] = segment
-    device = batch.input_ids.device
-    return torch.tensor(places, device=device), torch.tensor([numbers[r] for r in batch.rows], device=device)
-
-
-def _laid(values: Tensor, places: Tensor) -> Tensor:
-    """(segments,) as (rows, wide), 0 where a row has no segment."""
-    return values[places.clamp_min(0)] * (places >= 0)
+    most = min(int((labels != UNGRADED).argmax()) for _, labels in sequences)
+    return joined([{"input_ids": ids, "labels": labels} for ids, labels in sequences], numbers, most=most)

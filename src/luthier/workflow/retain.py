@@ -37,8 +37,8 @@ def prepare(resolved: Resolved, task: Any, loaded: Loaded, method: Method, *, ma
         raise RecipeError([Fault("needs rows of the earlier task", "retention.data", "name their files")])
     if options.type == "ewc" and hasattr(task, "settle"):
         raise RecipeError([Fault(f"weighs by a head that is trained, and that of {task.name} is fitted", "retention", "choose l2sp")])
-    if options.type == "ewc" and hasattr(task, "referenced"):
-        fault = Fault("weighs by single examples, and preferences are trees of answers", "retention", "choose distill or l2sp")
+    if options.type == "ewc" and loaded.head.trees:
+        fault = Fault("weighs by single examples, and answers to one prompt are trees", "retention", "choose distill or l2sp")
         raise RecipeError([fault])
     if options.type == "soup" and staged and method.adapter:
         raise RecipeError(
