@@ -156,7 +156,7 @@ def hacking(updates: int) -> dict[str, float]:
 
 def loop(count: int, updates: int) -> dict[str, float]:
     """Rater, reward model, policy."""
-    from luthier.feedback.rows import export
+    from luthier.feedback.rows import training_rows
     from luthier.feedback.store import Store
 
     right, noisy = Rater(noise=0.0), Rater(noise=0.1)
@@ -170,7 +170,7 @@ def loop(count: int, updates: int) -> dict[str, float]:
         rated = noisy.rate(store, train[:count])
         wrong = sum(noisy.picks(p) != right.right(p) for p in train[:count])
         print(f"loop: {rated} comparisons, {wrong} of them the wrong way round")
-        rows = export(store, "pairs")
+        rows = training_rows(store, "pairs")
     pairs = save(Path("rated.jsonl"), rows.rows)
     order = [(p, right.right(p)) for p in held]
     clean = save(
