@@ -217,7 +217,15 @@ def test_the_report_escapes_what_the_data_hold(learn, write_csv):
 
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-ARCHITECTURES = {"causal": "llama", "chat": "llama", "preference": "llama", "reward": "llama", "masked": "bert", "text2text": "t5"}
+ARCHITECTURES = {
+    "causal": "llama",
+    "chat": "llama",
+    "preference": "llama",
+    "reward": "llama",
+    "policy": "llama",
+    "masked": "bert",
+    "text2text": "t5",
+}
 
 
 def small(path: Path, tiny_model: Path) -> list[str]:
@@ -230,6 +238,7 @@ def small(path: Path, tiny_model: Path) -> list[str]:
     own = {
         "masked": [],
         "preference": ["task.max_new_tokens=4", "method=full"],
+        "policy": ["task.max_new_tokens=4", "method=full"],
         "reward": ["method=full"],
         "text2text": ["task.max_new_tokens=4", "task.max_target=380"],
     }.get(task, ["task.max_new_tokens=4"])
