@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+import yaml
 
 import luthier
 from luthier.alignment.watch import Watch
@@ -222,3 +228,58 @@ def test_signs_of_an_outwitted_reward(course, sign):
     log = [{"step": i, "parts": parts(**{n: a + (b - a) * i / (steps - 1) for n, (a, b) in course.items()})} for i in range(steps)]
     assert any(sign in found for found in signs(log))
     assert not signs([{"step": i, "parts": parts()} for i in range(steps)])
+
+
+KILLS = 6
+JUDGE = """
+import pathlib, time
+
+def score(prompt, completions, row):
+    pathlib.Path("judging").touch()
+    time.sleep(0.01)
+    return [len(c) / 20 for c in completions]
+"""
+
+
+@pytest.mark.slow
+def test_kills_in_rollouts_and_in_updates_end_in_the_same_bits(asking, tmp_path):
+    """kill -9 of a real process, in turns while answers are judged and while they are learned from; counted."""
+    (tmp_path / "judges.py").write_text(JUDGE)
+    asking["task"] |= {"rewards": [{"type": "function", "function": "judges:score"}], "algorithm": "ppo", "ahead": 2, "iterations": 3}
+    asking["training"] |= {"epochs": 30}
+    asking["checkpoints"] = {"every_steps": 5}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(asking))
+    whole = endings(luthier.train(path))
+    judging, killed = tmp_path / "judging", {"rollouts": 0, "updates": 0}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run: luthier.Run | None = None
+    for number in range(KILLS):
+        arguments = ["train", str(path)] if run is None else ["resume", str(run.folder)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "luthier.cli.main", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        seen = lines = -1
+        while process.poll() is None:
+            logs = [p for p in tmp_path.glob("runs/*/log.jsonl") if p.parent.name != "case-1"]
+            now = len(logs[0].read_bytes().splitlines()) if logs else 0
+            if lines >= 0 and now > lines:
+                seen += 1
+                if number % 2 and seen > 1 and now % 6:  # in a round: what comes next is an update
+                    break
+                if not number % 2 and seen > 1 and now % 6 == 0:  # a round is over: what comes next is judged
+                    judging.unlink(missing_ok=True)
+                    while process.poll() is None and not judging.exists():
+                        time.sleep(0.001)
+                    break
+            lines = now
+            time.sleep(0.001)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            killed["updates" if number % 2 else "rollouts"] += 1
+        run = newest_run(asking)
+        assert run.facts["status"] == "running"
+    assert killed == {"rollouts": KILLS // 2, "updates": KILLS // 2}
+    assert run is not None
+    assert endings(luthier.resume(run)) == whole
