@@ -29,7 +29,7 @@ def reference() -> str:
             if name == "task":
                 parts += [_table(f"task.rewards: {reward}", REWARD_OPTIONS.load(reward)) for reward in REWARD_OPTIONS.names()]
             continue
-        section: Any = field.annotation
+        section: Any = next((a for a in get_args(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)), field.annotation)
         parts.append(_table(name, section))
         parts += [_table(f"{name}.{key}", inner) for key, inner in _inner(section)]
     return "".join(parts)

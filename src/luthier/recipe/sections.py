@@ -17,6 +17,7 @@ from luthier.recipe.limit import EARLIER, GENERAL, limit
 from luthier.recipe.methods.options import MethodOptions
 from luthier.recipe.origin import parse
 from luthier.recipe.retention.options import RetentionOptions
+from luthier.recipe.rounds import Rounds
 from luthier.recipe.tasks.options import TaskOptions
 from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS, nearest
 
@@ -290,6 +291,7 @@ class Recipe(Section):
         default_factory=lambda: _retention_options("none")
     )
     curriculum: Curriculum = Field(default_factory=Curriculum)
+    rounds: Rounds | None = None
     training: Training = Field(default_factory=Training)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)

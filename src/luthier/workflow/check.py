@@ -48,6 +48,10 @@ def check(
     Raises the LuthierError that training would have met.
     """
     resolved = load_recipe(recipe, overrides=overrides)
+    if resolved.recipe.rounds is not None:
+        from luthier.workflow.rounds import asking
+
+        resolved = asking(resolved)  # what is trained on is not there yet: the prompts, who rates, and the model are looked at
     name_its_model(resolved)
     scratch = resolved.recipe.model.from_scratch
     location = "a new one" if scratch is not None else resolve(resolved.recipe.model, folder=resolved.folder).location

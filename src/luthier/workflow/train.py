@@ -31,7 +31,11 @@ def train(recipe: str | Path | Mapping[str, Any] | Recipe, *, overrides: Sequenc
 
 
 def start(resolved: Resolved, *, parent: str | None = None, listener: Listener = silent) -> Run:
-    """Make a run of a resolved recipe and carry it through."""
+    """Make a run of a resolved recipe and carry it through; of a recipe of rounds, every round, and the last one's run."""
+    if resolved.recipe.rounds is not None:
+        from luthier.workflow.rounds import go
+
+        return go(resolved, listener=listener)
     job = build(resolved, listener=listener)
     run = create(Path(resolved.recipe.output.folder).expanduser(), resolved.name)
     with run.lock():
