@@ -51,6 +51,8 @@ def asking(resolved: Resolved) -> Resolved:
     assert rounds is not None, "there are rounds"
     if recipe.task.type != "preference":
         raise RecipeError([Fault(f"is for the task preference, not {recipe.task.type}", "rounds", "set task.type: preference")])
+    if recipe.model.from_scratch is not None:
+        raise RecipeError([Fault("begin from a model that writes already", "rounds", "give model.name, such as starter")])
     known = recipe.model_dump(mode="json", exclude_unset=True)
     columns = {n: c for n, c in recipe.task.columns.items() if n in ("prompt", "system", "tools")}  # type: ignore[attr-defined]
     rewards: list[Any] = [r.model_dump(mode="json", exclude_unset=True) | {"type": r.type} for r in rounds.rewards]
