@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 26, 34
+LETTER = 7
+"""How wide a letter of a legend is at most, on the mean."""
 
 
 class Line(NamedTuple):
@@ -34,24 +36,32 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def lines(series: Sequence[Line], *, x_label: str, y_label: str) -> str:
-    """Lines over one another, with a legend."""
+    """Lines over one another; where there are several, with a legend above them."""
     points = [p for s in series for p in s.points if all(map(math.isfinite, p))]
     if not points:
         return ""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     x0, x1, y0, y1 = min(xs), max(max(xs), min(xs) + 1), min(0.0, *ys), max(ys) * 1.05 or 1.0
     parts = [_axes(x0, x1, y0, y1, x_label, y_label)]
-    for number, item in enumerate(series):
+    for item in series:
         path = " ".join(f"{_x(x, x0, x1):.1f},{_y(y, y0, y1):.1f}" for x, y in item.points if math.isfinite(y))
         parts.append(f'<polyline class="{item.style}" points="{path}"/>')
         if len(item.points) <= 40:
             parts += [f'<circle class="{item.style}" cx="{_x(x, x0, x1):.1f}" cy="{_y(y, y0, y1):.1f}" r="2.5"/>' for x, y in item.points]
-        at = WIDTH - RIGHT - 130
-        parts.append(
-            f'<line class="{item.style}" x1="{at}" x2="{at + 18}" y1="{TOP + 8 + 16 * number}" y2="{TOP + 8 + 16 * number}"/>'
-            f'<text x="{at + 24}" y="{TOP + 12 + 16 * number}">{escape(item.name)}</text>'
-        )
+    parts += _legend(series) if len(series) > 1 else []
     return _svg("".join(parts), f"{y_label} over {x_label}")
+
+
+def _legend(series: Sequence[Line]) -> list[str]:
+    """What each line is, in a row that ends at the right edge of the plot."""
+    found, at = [], WIDTH - RIGHT
+    for item in reversed(series):
+        at -= 36 + LETTER * len(item.name)
+        found.append(
+            f'<line class="{item.style}" x1="{at}" x2="{at + 18}" y1="{TOP - 14}" y2="{TOP - 14}"/>'
+            f'<text x="{at + 24}" y="{TOP - 10}">{escape(item.name)}</text>'
+        )
+    return found
 
 
 def scatter(points: Sequence[tuple[float, float]], *, x_label: str, y_label: str) -> str:

@@ -105,7 +105,7 @@ def headlines(kind: str, scores: Mapping[str, Any]) -> list[str]:
     found = scores["methods"]["model"]
     if kind == "multitask":
         return [n for n in ("mean", *scores["mains"], "loss") if n in found]
-    return [n for n in (*HEADLINES[kind], *scores.get("own_scores", ())) if n in found]
+    return [n for n in dict.fromkeys([*HEADLINES[kind], *scores.get("own_scores", ())]) if n in found]
 
 
 def _samples(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -184,7 +184,9 @@ def _curve(story: Story) -> str:
         part = log[i : i + window]
         train.append((part[-1]["step"], sum(r["loss"] for r in part) / len(part)))
     held = [(e["step"], e["loss"]) for e in evaluations]
-    return charts.lines([charts.Line("training", train, "a"), charts.Line("validation", held, "b")], x_label="update", y_label="loss")
+    alike = not any("samples" in e for e in evaluations)  # else the prompts' loss, which is of another kind than the answers'
+    series = [charts.Line("training", train, "a"), *([charts.Line("validation", held, "b")] if alike else [])]
+    return charts.lines(series, x_label="update", y_label="loss")
 
 
 def _rates(story: Story) -> str:

@@ -259,7 +259,8 @@ class Fit:
         else:
             progress.bad += 1
         train_loss = progress.epoch_loss / max(1, progress.epoch_steps)
-        progress.gap = scores["loss"] - train_loss
+        alike = not hasattr(job.task, "settle") and self._watch is None  # else training's loss is of another kind than validation's
+        progress.gap = scores["loss"] - train_loss if alike else None
         progress.epoch_loss, progress.epoch_steps = 0.0, 0
         line: dict[str, Any] = {"step": step, "train_loss": train_loss, **scores}
         if self._watch is not None:
@@ -272,8 +273,7 @@ class Fit:
         self.job.course.observe({n.removesuffix(".loss"): v for n, v in scores.items() if n.endswith(".loss")})
         if self.schedule.observe(scores["loss"]):
             self.listener(Note(f"validation loss stands still: the learning rate is lowered after update {step}"))
-        alike = not hasattr(job.task, "settle") and self._watch is None  # else training's loss is of another kind than validation's
-        if alike and progress.gap > self.options.gap_warning and not self._gap_told:
+        if progress.gap is not None and progress.gap > self.options.gap_warning and not self._gap_told:
             self._gap_told = True
             self.listener(
                 Note(
