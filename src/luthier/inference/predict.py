@@ -65,9 +65,9 @@ def _of_parts(model: nn.Module, tokens: Tokens, layout: Layout, parts: Parts, ma
                 said[name] |= zip(rows, answers.double().cpu(), strict=True)
     found, owners = [], []
     for own in said.values():
-        rows = sorted(own)
-        found.append(torch.stack([own[row] for row in rows]).numpy() if rows else np.zeros((0, 1)))
-        owners.append(owner[rows])
+        places = sorted(own)
+        found.append(torch.stack([own[place] for place in places]).numpy() if places else np.zeros((0, 1)))
+        owners.append(owner[places])
     lines: NDArray[np.float64] = combine(found, owners)
     return lines
 
