@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import csv
 
+import numpy as np
 import pytest
 import torch
 
 import luthier
 from luthier.errors import RecipeError
+from luthier.inference.predict import outputs
+from luthier.models.batch import within_budget
 from luthier.models.forward import hidden_states, pool
 from luthier.models.several import member, part_of, ready
 from luthier.recipe import load_recipe
@@ -78,6 +81,33 @@ def test_a_task_sees_its_own_segments_alone(two):
     assert torch.allclose(states[where], alone, atol=1e-5)
     assert torch.equal(own.input_ids, batch.input_ids[where])
     assert torch.allclose(hidden_states(ready(model, "size", states[where]), own, layout), alone, atol=1e-5)
+
+
+def test_evaluation_runs_the_trunk_once_and_says_what_each_task_alone_would(two):
+    """Against a pass of the trunk for each task; texts of both tasks, and of one, in batches of several sizes."""
+    two["task"]["tasks"]["size"]["data"]["limit"] = 100
+    job = build(load_recipe(two))
+    model, layout, tokens = job.loaded.model.eval(), job.loaded.layout, job.tokens["train"]
+    records, passes = job.data.prepared.parts["train"], []
+    model.trunk.register_forward_hook(lambda *_: passes.append(1))
+    for budget in (64, 4096):
+        passes.clear()
+        together = outputs(model, tokens, layout, answer=job.task.answer(layout), max_tokens=budget, combine=job.task.combine(records))
+        assert len(passes) == len(list(within_budget(range(len(tokens)), tokens.lengths(), budget, longest_first=True)))
+        found = []
+        for name, task in job.task.tasks.items():
+            own = tokens.marked(f"of.{name}")
+
+            def alone(model, batch, name=name, task=task):
+                part, places = part_of(batch, name, member(batch, name))
+                return task.answer(layout)(ready(model, name, hidden_states(model, batch, layout)[places]), part)
+
+            found.append(outputs(model, tokens.at(own), layout, answer=alone, max_tokens=budget))
+        assert 0 < len(tokens.marked("of.size")) < len(tokens)
+        apart = job.task.combine(records)(found, [tokens.owner[tokens.marked(f"of.{name}")] for name in job.task.tasks])
+        assert np.allclose(together, apart, atol=1e-5)
+        gold = job.task.gold(records)
+        assert job.task.scores(gold, together) == pytest.approx(job.task.scores(gold, apart), abs=1e-5)
 
 
 def test_it_trains_and_answers_again(two):

@@ -7,7 +7,6 @@ Evaluation during training, the final scores, `luthier predict` and baselines al
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,14 +56,18 @@ def outputs(
 
 
 def _of_parts(model: nn.Module, tokens: Tokens, layout: Layout, parts: Parts, max_tokens: int, combine: Any) -> NDArray[np.float64]:
-    """The lines of several tasks, each asked of its own examples."""
-    found, owners = [], []
+    """The lines of several tasks, each of its own examples; the trunk runs once for an example of several."""
     owner = np.arange(len(tokens)) if tokens.owner is None else tokens.owner
-    for layer, answer in parts.answers.items():
-        own = tokens.marked(layer)
-        chosen = tokens.at(own)
-        found.append(_over(model, chosen, layout, max_tokens, functools.partial(answer, model)) if len(own) else np.zeros((0, 1)))
-        owners.append(owner[own])
+    said: dict[str, dict[int, Tensor]] = {name: {} for name in parts.answers}
+    with evaluating(model):
+        for batch in _batches(model, tokens, layout, max_tokens):
+            for name, (rows, answers) in parts(model, batch).items():
+                said[name] |= zip(rows, answers.double().cpu(), strict=True)
+    found, owners = [], []
+    for own in said.values():
+        places = sorted(own)
+        found.append(torch.stack([own[place] for place in places]).numpy() if places else np.zeros((0, 1)))
+        owners.append(owner[places])
     lines: NDArray[np.float64] = combine(found, owners)
     return lines
 
@@ -84,16 +87,20 @@ def embeddings(model: nn.Module, tokens: Tokens, layout: Layout, *, max_tokens: 
 
 
 def _over(model: nn.Module, tokens: Tokens, layout: Layout, max_tokens: int, answer: Callable[[Batch], Tensor]) -> NDArray[np.float64]:
-    device = next(model.parameters()).device
-    examples = tokens.examples()
-    found: list[Tensor | None] = [None] * len(examples)
+    found: list[Tensor | None] = [None] * len(tokens)
     with evaluating(model):
-        padded = layout.kind == "padded"
-        for rows in within_budget(range(len(examples)), tokens.lengths(), max_tokens, padded=padded, longest_first=True):
-            batch = collate([examples[r] for r in rows], rows, types=layout.token_types).to(device)
+        for batch in _batches(model, tokens, layout, max_tokens):
             for row, value in zip(batch.rows, answer(batch).double().cpu(), strict=True):
                 found[row] = value
     return torch.stack([v for v in found if v is not None]).numpy()
+
+
+def _batches(model: nn.Module, tokens: Tokens, layout: Layout, max_tokens: int) -> Iterator[Batch]:
+    """All examples, longest first, on the model's device."""
+    device = next(model.parameters()).device
+    examples, padded = tokens.examples(), layout.kind == "padded"
+    for rows in within_budget(range(len(examples)), tokens.lengths(), max_tokens, padded=padded, longest_first=True):
+        yield collate([examples[r] for r in rows], rows, types=layout.token_types).to(device)
 
 
 @contextmanager

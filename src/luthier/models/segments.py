@@ -14,6 +14,8 @@ from torch import Tensor
 
 PADDING_COST_TOKENS = 256
 """How many wasted tokens weigh as much as one more attention call (measured on two CPU cores)."""
+ACCELERATED = 64
+"""How many times as much an accelerator wastes before a call more is cheaper: starting its kernels costs what these scores do."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,13 @@ class Segments:
         return int(self.starts.numel())
 
     def to(self, device: torch.device) -> Segments:
+        """The same segments there, for an accelerator in fewer groups."""
+        if device.type != "cpu" and self.lengths.device.type == "cpu":
+            parents = None if self.parents is None else self.parents.tolist()
+            return segments_of(self.lengths.tolist(), parents, cost=ACCELERATED * PADDING_COST_TOKENS)._at(device)
+        return self._at(device)
+
+    def _at(self, device: torch.device) -> Segments:
         parents = None if self.parents is None else self.parents.to(device)
         groups, forks = tuple(g.to(device) for g in self.groups), tuple(f.to(device) for f in self.forks)
         return Segments(self.starts.to(device), self.lengths.to(device), groups, parents, forks)
@@ -151,15 +160,18 @@ def _crossing_end(targets: Sequence[int], sources: Sequence[int], first: int) ->
     return len(targets)
 
 
-def segments_of(lengths: Sequence[int], parents: Sequence[int] | None = None) -> Segments:
-    """Offsets and attention groups of segments whose lengths never decrease; those with a parent come after all others."""
+def segments_of(lengths: Sequence[int], parents: Sequence[int] | None = None, *, cost: int = PADDING_COST_TOKENS) -> Segments:
+    """Offsets and attention groups of segments whose lengths never decrease; those with a parent come after all others.
+
+    `cost` is how many tokens may be wasted to save an attention call.
+    """
     sizes = torch.tensor(lengths)
     ends = torch.cumsum(sizes, 0)
     starts = ends - sizes
     roots = len(lengths) if parents is None else sum(p < 0 for p in parents)
     groups, first = [], 0
     while first < roots:
-        last = _group_end(lengths[:roots], first)
+        last = _group_end(lengths[:roots], first, cost)
         groups.append(_group(starts[first:last], sizes[first:last]))
         first = last
     if parents is None:
@@ -167,20 +179,20 @@ def segments_of(lengths: Sequence[int], parents: Sequence[int] | None = None) ->
     forks: list[Fork] = []
     stems = [lengths[p] for p in parents]
     while first < len(lengths):
-        last = _fork_end(lengths, stems, first)
+        last = _fork_end(lengths, stems, first, cost)
         forks.append(_fork(starts, sizes, torch.tensor(parents[first:last]), first))
         first = last
     return Segments(starts=starts, lengths=sizes, groups=tuple(groups), parents=torch.tensor(parents), forks=tuple(forks))
 
 
-def _fork_end(lengths: Sequence[int], stems: Sequence[int], first: int) -> int:
+def _fork_end(lengths: Sequence[int], stems: Sequence[int], first: int, cost: int) -> int:
     """How far a fork may grow: as long as padding queries and keys costs less than a call more."""
     longest = reach = scores = 0
     for last in range(first, len(lengths)):
         longest, reach = max(longest, lengths[last]), max(reach, stems[last])
         scores += lengths[last] * (stems[last] + lengths[last])
         wasted = (last + 1 - first) * longest * (reach + longest) - scores
-        if last > first and wasted > PADDING_COST_TOKENS * 64:
+        if last > first and wasted > cost * 64:
             return last
     return len(lengths)
 
@@ -198,13 +210,13 @@ def _fork(starts: Tensor, sizes: Tensor, parents: Tensor, first: int) -> Fork:
     return Fork(group, reach, torch.where(real, places, starts[own, None]), real)
 
 
-def _group_end(lengths: Sequence[int], first: int) -> int:
+def _group_end(lengths: Sequence[int], first: int, cost: int) -> int:
     """How far a group may grow: as long as padding inside attention costs less than a call more."""
     last, wasted = first + 1, 0
     while last < len(lengths):
         step = lengths[last] - lengths[last - 1]
         wasted += step * (last - first)
-        if step and wasted * lengths[last] > PADDING_COST_TOKENS * 64:
+        if step and wasted * lengths[last] > cost * 64:
             break
         last += 1
     return last

@@ -33,14 +33,20 @@ class Heads(nn.ModuleDict):
 
 @dataclass(frozen=True)
 class Parts:
-    """What several tasks ask, each of the examples that the layer of its name marks."""
+    """What several tasks ask of a trunk that runs once: `states` of the batch, and each task's answer to its own part of it."""
 
+    states: Callable[[nn.Module, Batch], Tensor]
     answers: Mapping[str, Callable[[nn.Module, Batch], Tensor]]
 
-    def __call__(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """What each of them asks of a batch that has something for it."""
-        here = [layer for layer in self.answers if layer in batch.layers and bool((batch.layers[layer] == 1).any())]
-        return [self.answers[layer](model, batch) for layer in here]
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, tuple[tuple[int, ...], Tensor]]:
+        """For each task that has segments in the batch their rows, and what it says of them."""
+        states, found = self.states(model, batch), {}
+        for name, answer in self.answers.items():
+            chosen = member(batch, name)
+            if len(chosen):
+                own, places = part_of(batch, name, chosen)
+                found[name] = own.rows, answer(ready(model, name, states[places]), own)  # type: ignore[arg-type]
+        return found
 
 
 def heads_of(parts: Mapping[str, Head], *, weighed: bool) -> Callable[[int], nn.Module]:
@@ -73,7 +79,10 @@ class _Ready(nn.Module):
 
 def member(batch: Batch, name: str) -> Tensor:
     """Numbers of the segments that are a task's own, (n,)."""
-    return (batch.layers[f"{MEMBER}.{name}"][batch.segments.starts] == 1).nonzero().squeeze(1)
+    mine = batch.layers.get(f"{MEMBER}.{name}")
+    if mine is None:  # the examples have nothing of the task's
+        return batch.segments.starts.new_zeros(0)
+    return (mine[batch.segments.starts] == 1).nonzero().squeeze(1)
 
 
 def part_of(batch: Batch, name: str, chosen: Tensor) -> tuple[Batch, Tensor]:

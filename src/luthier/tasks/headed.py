@@ -203,22 +203,15 @@ class Headed(Multitask):
         return together
 
     def answer(self, layout: Layout) -> Any:
-        """What evaluation asks: each task's own, of the segments that are its."""
+        """What evaluation asks: each task's own, of the segments that are its, with one pass of the trunk for all."""
         from dataclasses import replace
+        from functools import partial
 
         from luthier.models.forward import hidden_states
-        from luthier.models.several import MEMBER, Parts, member, part_of, ready
+        from luthier.models.several import Parts
 
         ragged = replace(layout, kind="ragged")
-
-        def of(name: str, answer: Callable[[nn.Module, Batch], Tensor]) -> Callable[[nn.Module, Batch], Tensor]:
-            def own(model: nn.Module, batch: Batch) -> Tensor:
-                part, places = part_of(batch, name, member(batch, name))
-                return answer(ready(model, name, hidden_states(model, batch, layout)[places]), part)  # type: ignore[arg-type]
-
-            return own
-
-        return Parts({f"{MEMBER}.{n}": of(n, t.answer(ragged)) for n, t in self.tasks.items()})
+        return Parts(partial(hidden_states, layout=layout), {n: t.answer(ragged) for n, t in self.tasks.items()})
 
     def combine(self, records: Sequence[Record]) -> Callable[[Any, Any], NDArray[np.float64]]:
         """How the tasks' figures become one line a record: how many each task has, then its own; zero where it has no part."""
