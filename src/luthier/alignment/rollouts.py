@@ -9,8 +9,8 @@ is in the stream's state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from luthier.alignment.credit import Laid, Rollout, laid
 from luthier.errors import LuthierError
 from luthier.inference.generate import Sampling, generate
 from luthier.inference.predict import evaluating
@@ -26,36 +27,12 @@ from luthier.models.forward import Layout
 from luthier.models.logprobs import graded_states, logprobs_of
 from luthier.models.reference import Began
 from luthier.models.value import values_of
-from luthier.tasks import policy_losses as losses
 from luthier.tasks.policy import Policy, Question, tree
 from luthier.training.batches import Heaviest, Update, UpdateStream
 
 Array = NDArray[np.float64]
 PATIENCE = 5
 """Rounds after which a reward that has never told answers apart is refused."""
-
-
-@dataclass
-class Rollout:
-    """A prompt's answers in tokens, stop tokens included; for each answer its reward (NaN where there is none) and those of its parts.
-
-    For each token of each answer its log-probability when it was drawn (`old`), under the model as it began, and its value, where known.
-    """
-
-    row: int
-    answers: list[list[int]]
-    finished: list[bool]
-    rewards: list[float]
-    parts: dict[str, list[float]]
-    old: list[list[float]] = field(default_factory=list)
-    reference: list[list[float]] = field(default_factory=list)
-    value: list[list[float]] = field(default_factory=list)
-
-    @property
-    def uniform(self) -> bool:
-        """Whether its rewards tell no answer from another."""
-        known = [r for r in self.rewards if np.isfinite(r)]
-        return len(known) < 2 or max(known) - min(known) < 1e-9
 
 
 class Chunk(NamedTuple):
@@ -102,7 +79,7 @@ class Rollouts:
         self._rollouts: list[Rollout] = []
         self._chunks: list[Chunk] = []
         self._drawn = self._same = 0
-        self._laid: _Laid | None = None
+        self._laid: Laid | None = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -265,7 +242,7 @@ class Rollouts:
         chunk = self._chunks[self._place % len(self._chunks)]
         last = self._place == len(self._chunks) * self._options.iterations - 1
         if self._laid is None:
-            self._laid = _laid(self._rollouts, self._options)
+            self._laid = laid(self._rollouts, self._options)
         told = self._told(chunk.places)
         batches = []
         for batch, owners in self._batches(chunk.places, self._max_tokens):
@@ -294,59 +271,6 @@ class Rollouts:
             "age": float(self._place),
         } | parts
         return torch.tensor([found[name] for name in self._task.told], dtype=torch.float64)
-
-
-_Laid = dict[str, list[list[Array]]]
-"""By name, of each rollout and answer, a figure for each token."""
-
-
-def _laid(rollouts: Sequence[Rollout], options: Any) -> _Laid:
-    """Advantages and all else that the loss reads, for each token of a round's answers."""
-    earned = np.array([r.rewards for r in rollouts])
-    earned = earned - options.truncation_penalty * ~np.array([r.finished for r in rollouts])
-    keep = np.isfinite(earned)
-    if options.truncated == "mask":
-        keep &= np.array([r.finished for r in rollouts])
-    each = _by_token(rollouts, lambda r, i: np.ones(len(r.answers[i])))
-    found: _Laid = {
-        "keep": [[ones * float(keep[n, i]) for i, ones in enumerate(row)] for n, row in enumerate(each)],
-        "reference": _by_token(rollouts, lambda r, i: np.array(r.reference[i])),
-    }
-    if any(r.old[0] for r in rollouts):
-        found["old"] = _by_token(rollouts, lambda r, i: np.array(r.old[i]))
-    if options.algorithm == "ppo":
-        return found | _by_value(rollouts, earned, keep, options)
-    if options.penalised and options.beta:
-        gone = [[sum(r.old[i]) - sum(r.reference[i]) for i in range(len(r.answers))] for r in rollouts]
-        earned = earned - options.beta * np.array(gone)
-    judge: Callable[..., Array] = losses.group_advantages if options.algorithm == "grpo" else losses.leave_one_out
-    advantages = judge(earned, scale=options.scaled_by)
-    return {**found, "advantage": [[ones * advantages[n, i] for i, ones in enumerate(row)] for n, row in enumerate(each)]}
-
-
-def _by_value(rollouts: Sequence[Rollout], earned: Array, keep: NDArray[np.bool_], options: Any) -> _Laid:
-    """PPO's advantages, centred and scaled over all tokens of the round that count, and what the value should have said."""
-    advantages: list[list[Array]] = []
-    wanted: list[list[Array]] = []
-    for n, rollout in enumerate(rollouts):
-        advantages.append([])
-        wanted.append([])
-        for i in range(len(rollout.answers)):
-            rewards = -options.beta * (np.array(rollout.old[i]) - np.array(rollout.reference[i]))
-            rewards[-1] += earned[n, i] if np.isfinite(earned[n, i]) else 0.0
-            values = np.array(rollout.value[i])
-            advantages[n].append(losses.credited(rewards, values, gae_lambda=options.gae_lambda))
-            wanted[n].append(advantages[n][i] + values)
-    if options.scaled_by == "batch":
-        counted = [a for n, row in enumerate(advantages) for i, a in enumerate(row) if keep[n, i]]
-        every = np.concatenate(counted) if counted else np.zeros(1)
-        mean, deviation = every.mean(), every.std() + losses.EPSILON
-        advantages = [[(a - mean) / deviation for a in row] for row in advantages]
-    return {"advantage": advantages, "wanted": wanted, "value": _by_token(rollouts, lambda r, i: np.array(r.value[i]))}
-
-
-def _by_token(rollouts: Sequence[Rollout], of: Callable[[Rollout, int], Array]) -> list[list[Array]]:
-    return [[of(r, i) for i in range(len(r.answers))] for r in rollouts]
 
 
 def _mean_known(values: Array) -> float:
