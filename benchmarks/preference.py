@@ -224,13 +224,13 @@ def grpo(*, quick: bool) -> dict[str, float]:
     sides = {"GRPOTrainer": {"side": "trl"}, "luthier": {"side": "luthier"}}
 
     def orders(**more: Any) -> dict[str, dict[str, Any]]:
-        return {n: {**side, "loss": "grpo", "layers": 6, **more} for n, side in sides.items()}
+        return {n: {**side, "loss": "grpo", **more} for n, side in sides.items()}
 
-    timed = take_turns(
-        "6 layers, 8 answers", orders(prompts=2, given=False), script=__file__, turns=2 if quick else 5, length=1 if quick else 2
-    )["luthier"]
-    given = take_turns("6 layers, given answers", orders(prompts=1, given=True), script=__file__, turns=1, length=2)["luthier"]
-    return {"grpo_step": timed["ratio_step"], "grpo_update": timed["ratio_update"], "max_loss_difference": given["difference"]}
+    turns, length = (2, 1) if quick else (5, 2)
+    drawn, given = orders(layers=6, prompts=2, given=False), orders(layers=2, prompts=1, given=True)
+    timed = take_turns("6 layers, 8 answers", drawn, script=__file__, turns=turns, length=length)["luthier"]
+    checked = take_turns("2 layers, given answers", given, script=__file__, turns=1, length=2)["luthier"]
+    return {"grpo_step": timed["ratio_step"], "grpo_update": timed["ratio_update"], "max_loss_difference": checked["difference"]}
 
 
 def table() -> dict[str, float]:
