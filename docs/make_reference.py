@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from luthier.recipe.sections import Recipe
 from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, TASK_OPTIONS
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS
 
 CHOICES = {"task": TASK_OPTIONS, "method": METHOD_OPTIONS, "retention": RETENTION_OPTIONS}
 
@@ -32,6 +33,8 @@ def reference() -> str:
         section: Any = next((a for a in get_args(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)), field.annotation)
         parts.append(_table(name, section))
         parts += [_table(f"{name}.{key}", inner) for key, inner in _inner(section)]
+        if name == "data":
+            parts += [_table(f"data.clean: {stage}", STAGE_OPTIONS.load(stage)) for stage in STAGE_OPTIONS.names()]
     return "".join(parts)
 
 
