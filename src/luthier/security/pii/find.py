@@ -6,40 +6,28 @@ need a list or a model and are passed in as spans (`names.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from luthier.recipe.stages.privacy import FAMILIES, TYPES
 from luthier.security.pii.address import address
 from luthier.security.pii.birth import birth
 from luthier.security.pii.card import card
 from luthier.security.pii.email import email
 from luthier.security.pii.iban import iban
 from luthier.security.pii.ip import ip
-from luthier.security.pii.national import RULES, national
+from luthier.security.pii.national import national
 from luthier.security.pii.phone import phone
 from luthier.security.pii.span import Span, fold, resolve
 from luthier.security.pii.url import url
 from luthier.security.secrets import secrets
 
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "email": ("email",),
-    "phone": ("phone",),
-    "card": ("card",),
-    "iban": ("iban",),
-    "ip": ("ip",),
-    "credentials": ("credentials",),
-    "national": tuple(dict.fromkeys(rule.type for rule in RULES)),
-    "birth_date": ("birth_date",),
-    "address": ("address",),
-    "secret": ("private_key", "jwt", "api_key", "password", "token"),
-    "name": ("name",),
-}
-"""Families of types: a family is looked for by one detector."""
-TYPES = tuple(t for types in FAMILIES.values() for t in types)
-
 Detector = Callable[[str], Iterator[Span]]
-_WITH_DIGITS: dict[str, Detector] = {
-    "phone": phone, "card": card, "iban": iban, "ip": ip, "national": national, "birth_date": birth, "address": address,
-}  # fmt: skip
+_DIGIT = re.compile("[0-9]")
+_DENSE = re.compile(r"[0-9](?:[^\n0-9]{0,3}[0-9]){5}")
+"""Six digits close to each other: no number of a person has fewer."""
+_MANY_DIGITS: dict[str, Detector] = {"phone": phone, "card": card, "iban": iban, "national": national}
+_DIGITS: dict[str, Detector] = {"ip": ip, "birth_date": birth, "address": address}
 _ANY: dict[str, Detector] = {"email": email, "credentials": url, "secret": secrets}
 
 
@@ -51,10 +39,10 @@ def find(text: str, *, types: Collection[str] = TYPES, min_score: float = 0.5, f
     wanted = set(types)
     plain = fold(text)
     detectors = dict(_ANY)
-    if any(c in plain for c in "0123456789"):
-        detectors.update(_WITH_DIGITS)
-    elif "ip" in wanted and "::" in plain:
-        detectors["ip"] = ip
+    if _DIGIT.search(plain):
+        detectors.update(_DIGITS)
+        if _DENSE.search(plain):
+            detectors.update(_MANY_DIGITS)
     found = [s for s in further if s.type in wanted and s.score >= min_score]
     for family, detector in detectors.items():
         if not wanted.isdisjoint(FAMILIES[family]):

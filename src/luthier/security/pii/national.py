@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from string import ascii_uppercase, digits
 
 from luthier.security.pii import checks
 from luthier.security.pii.span import Span, near
@@ -57,8 +58,8 @@ def _dni(n: str) -> bool:
     return "TRWAGMYFPDXBNJZSQVHLCKE"[int(number) % 23] == n[-1]
 
 
-_ODD = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", [1, 0, 5, 7, 9, 13, 15, 17, 19, 21] + [
-    1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23], strict=True))  # fmt: skip
+_FIRST = (1, 0, 5, 7, 9, 13, 15, 17, 19, 21)
+_ODD = dict(zip(ascii_uppercase + digits, (*_FIRST, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23, *_FIRST), strict=True))
 
 
 def _codice(n: str) -> bool:
@@ -125,15 +126,19 @@ RULES = (
     Rule("us_ssn", r"[0-9]{3}-[0-9]{2}-[0-9]{4}", _ssn, r"ssn|social security", 0.8),
     Rule("us_ssn", r"[0-9]{3}[ .]?[0-9]{2}[ .]?[0-9]{4}", _ssn, r"ssn|social security", 0.1, 0.85),
     Rule("us_itin", r"9[0-9]{2}[- ]?(?:5[0-9]|6[0-5]|7[0-9]|8[0-8]|9[0-24-9])[- ]?[0-9]{4}", _always, r"itin|taxpayer", 0.3, 0.9),
-    Rule("uk_nino", r"[ABCEGHJ-PRSTW-Z][ABCEGHJ-NPRSTW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino, r"nino|national insurance|\bni\b", 0.8),
+    Rule("uk_nino", r"[ABCEGHJ-PRSTW-Z][ABCEGHJ-NPRSTW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]",
+         _nino, r"nino|national insurance|\bni\b", 0.8),
     Rule("uk_nhs", r"[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}", _nhs, r"\bnhs\b|national health|patient", 0.2),
     Rule("de_tax_id", r"[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{3}", _tax_id, r"steuer|identifikationsnummer|\btin\b|tax|idnr", 0.65),
-    Rule("fr_nir", r"[12][ .]?[0-9]{2}[ .]?[0-9]{2}[ .]?(?:[0-9]{2}|2[AB])[ .]?[0-9]{3}[ .]?[0-9]{3}[ .]?[0-9]{2}", _nir, r"nir\b|sécu|insee|social", 0.9),
+    Rule("fr_nir", r"[12][ .]?[0-9]{2}[ .]?[0-9]{2}[ .]?(?:[0-9]{2}|2[AB])[ .]?[0-9]{3}[ .]?[0-9]{3}[ .]?[0-9]{2}",
+         _nir, r"nir\b|sécu|insee|social", 0.9),
     Rule("es_dni", r"[0-9]{8}[ -]?[A-HJ-NP-TV-Z]", _dni, r"\bdni\b|\bnif\b", 0.8),
     Rule("es_nie", r"[XYZ][ -]?[0-9]{7}[ -]?[A-HJ-NP-TV-Z]", _dni, r"\bnie\b", 0.85),
-    Rule("it_codice_fiscale", r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]", _codice, r"codice|fiscale", 0.95),
+    Rule("it_codice_fiscale", r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]",
+         _codice, r"codice|fiscale", 0.95),
     Rule("nl_bsn", r"[0-9]{9}|[0-9]{4}\.[0-9]{2}\.[0-9]{3}", _bsn, r"\bbsn\b|burgerservice|sofinummer", 0.2),
-    Rule("be_national", r"[0-9]{2}[. ]?[0-9]{2}[. ]?[0-9]{2}[- ]?[0-9]{3}[. ]?[0-9]{2}", _belgian, r"rijksregister|registre national|niss|insz|national", 0.55),
+    Rule("be_national", r"[0-9]{2}[. ]?[0-9]{2}[. ]?[0-9]{2}[- ]?[0-9]{3}[. ]?[0-9]{2}",
+         _belgian, r"rijksregister|registre national|niss|insz|national", 0.55),
     Rule("pl_pesel", r"[0-9]{11}", _pesel, r"pesel", 0.4),
     Rule("se_personnummer", r"(?:19|20)?[0-9]{6}[-+][0-9]{4}", _personnummer, r"personnummer|person", 0.75),
     Rule("fi_hetu", r"[0-9]{6}[-+A-FU-Y][0-9]{3}[0-9A-FHJ-NPR-Y]", _hetu, r"hetu|henkil", 0.85),
@@ -150,7 +155,8 @@ RULES = (
     Rule("za_id", r"[0-9]{13}", _south_african, r"\bid\b|identity", 0.55),
     # No checks, many forms: what stands after the words.
     Rule("passport", r"[A-Z]{0,3}[0-9]{6,9}[A-Z]?", _always, r"passport|reisepass|passeport|pasaporte|passaporto", 0.0, 0.8),
-    Rule("driver_license", r"[A-Z]{0,2}[0-9][0-9-]{4,16}[0-9]|[A-Z][0-9A-Z]{6,18}", _always, r"driv(?:er|ing)[’'s]{0,2} licen[cs]e|führerschein|permis de conduire", 0.0, 0.85),
+    Rule("driver_license", r"[A-Z]{0,2}[0-9][0-9-]{4,16}[0-9]|[A-Z][0-9A-Z]{6,18}",
+         _always, r"driv(?:er|ing)[’'s]{0,2} licen[cs]e|führerschein|permis de conduire", 0.0, 0.85),
 )  # fmt: skip
 _TRIED = tuple(
     (rule, re.compile(rf"(?<![\w.+/-])(?:{rule.form})(?![\w/]|[-.][0-9])", re.I), re.compile(rule.context, re.I)) for rule in RULES
@@ -166,6 +172,6 @@ def national(text: str) -> Iterator[Span]:
             bare = re.sub(r"[^0-9A-Za-z+]" if rule.type != "fi_hetu" else r" ", "", match.group()).upper()
             if not any(c.isdigit() for c in bare) or not rule.holds(bare.replace("+", "") if rule.type != "fi_hetu" else bare):
                 continue
-            score = rule.near if near(context, text, match.start(), match.end(), before=48) else rule.alone
+            score = rule.near if near(context, text, match.start(), match.end(), before=48, after=16) else rule.alone
             if score > 0:
                 yield Span(match.start(), match.end(), rule.type, score)

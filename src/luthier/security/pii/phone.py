@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from luthier.security.pii.checks import date
 from luthier.security.pii.span import Span, near
 
-_RUN = re.compile(
-    r"(?<![\w+.@#$€£])(?<![0-9][/-])(?:\+[ ]?)?(?:\(\+?[0-9]{1,5}\)[0-9]*+|[0-9]++)"
+_NUMBER = (
+    r"(?<![\w+.@#$€£])(?:\+[ ]?)?(?:\(\+?[0-9]{1,5}\)[0-9]*+|[0-9]++)"
     r"(?:(?:[ ]?\([0-9]{1,5}\)[ .-]?|[ ]?[./-][ ]?|[ ])[0-9]++)*+"
-    r"(?![\w%€£$]|[-./][0-9])(?:[ ,]{0,2}(?:x|ext\.?|extension|poste|durchwahl)[ .:]{0,2}[0-9]{1,6}(?![\w]))?"
-    r"|(?<![\w+.@#$€£])(?:\+[ ]?)?(?:\(\+?[0-9]{1,5}\)[0-9]*+|[0-9]++)(?:(?:[ ]?\([0-9]{1,5}\)[ .-]?|[ ]?[./-][ ]?|[ ])[0-9]++)*+x[0-9]{1,6}(?![\w])",
-    re.I,
 )
+_MORE = r"(?:[ ,]{0,2}(?:x|ext\.?|extension|poste|durchwahl)[ .:]{0,2}[0-9]{1,6}(?!\w))?"
+_RUN = re.compile(rf"{_NUMBER}(?:x[0-9]{{1,6}}(?!\w)|(?![\w%€£$]|[-./][0-9]){_MORE})", re.I)
 _EXTENSION = re.compile(r"[ ,]*(?:x|ext\.?|extension|poste|durchwahl)[ .:]*[0-9]+$", re.I)
 # ITU-T E.164 assigned country codes.
 _COUNTRY = re.compile(
@@ -31,7 +30,8 @@ _CONTEXT = re.compile(
     re.I,
 )
 _OTHER = re.compile(
-    r"(?:licen[sc]e|card|account|iban|invoice|order|ssn|security|passport|isbn|\bid|zip|postal|reference|ref\.?|\bcc)\b[^.!?\n]{0,24}$", re.I
+    r"(?:licen[sc]e|card|account|iban|invoice|order|ssn|security|passport|isbn|\bid|zip|postal|reference|ref\.?|\bcc)\b[^.!?\n]{0,24}$",
+    re.I,
 )
 
 
@@ -80,7 +80,12 @@ def _is_no_phone(number: str, groups: list[str], sizes: list[int]) -> bool:
     """Dates, spans of years, social security numbers, decimals and sums of money."""
     if len(groups) >= 3 and sizes[0] == 4 and date(int(groups[0]), int(groups[1][:4]), int(groups[2][:4])):
         return True
-    if len(groups) >= 3 and sizes[2] == 4 and max(sizes[:2]) <= 2 and (date(2000, int(groups[0]), int(groups[1])) or date(2000, int(groups[1]), int(groups[0]))):
+    if (
+        len(groups) >= 3
+        and sizes[2] == 4
+        and max(sizes[:2]) <= 2
+        and (date(2000, int(groups[0]), int(groups[1])) or date(2000, int(groups[1]), int(groups[0])))
+    ):
         return True
     if sizes == [4, 4] and all(g[:2] in ("19", "20") for g in groups):
         return True

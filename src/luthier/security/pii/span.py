@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -64,17 +65,31 @@ def resolve(candidates: Iterable[Span], text: str) -> list[Span]:
     ranked = sorted(candidates, key=lambda s: (-s.score, s.start - s.end, s.start, s.type))
     taken: list[Span] = []
     for span in ranked:
-        pieces = [(span.start, span.end)]
-        for winner in taken:
-            pieces = [p for a, b in pieces for p in ((a, min(b, winner.start)), (max(a, winner.end), b)) if p[0] < p[1]]
-        for start, end in pieces:
-            if (start, end) == (span.start, span.end):
-                taken.append(span)
-                continue
-            while start < end and not text[start].isalnum():
-                start += 1
-            while start < end and not text[end - 1].isalnum():
-                end -= 1
+        for start, end in list(_free(span, taken)):
+            if (start, end) != (span.start, span.end):
+                while start < end and not text[start].isalnum():
+                    start += 1
+                while start < end and not text[end - 1].isalnum():
+                    end -= 1
             if start < end:
-                taken.append(Span(start, end, span.type, span.score))
-    return sorted(taken, key=lambda s: s.start)
+                insort(taken, Span(start, end, span.type, span.score), key=_start)
+    return taken
+
+
+def _start(span: Span) -> int:
+    return span.start
+
+
+def _free(span: Span, taken: list[Span]) -> Iterator[tuple[int, int]]:
+    """The parts of a span that none of those taken, which are in order and apart, covers."""
+    here = span.start
+    place = bisect_right(taken, here, key=_start)
+    if place and taken[place - 1].end > here:
+        place -= 1
+    while place < len(taken) and taken[place].start < span.end:
+        if here < taken[place].start:
+            yield here, taken[place].start
+        here = max(here, taken[place].end)
+        place += 1
+    if here < span.end:
+        yield here, span.end
