@@ -127,7 +127,7 @@ def test_names_come_from_whatever_is_passed_in_and_all_texts_are_asked_at_once()
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(DataError, match="no column 'txt'.*did you mean 'text'"):
+    with pytest.raises(DataError, match="no column 'txt'"):
         told(texts("a"), columns=["txt"])
     with pytest.raises(DataError, match="'n' holds no texts"):
         told(table([{"n": 1, "text": "a"}], n=pa.int64(), text=pa.string()), columns=["n"])
