@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Written = Literal["plain", "json"]
 Text = tuple[str, str]
 """A text, after what it is called."""
+Seen = dict[str, dict[str, int]]
+"""Finds of a row: column -> type -> how many."""
 NAMES_OFF = "rows whose names of persons were not looked for: no `names` given"
 
 
@@ -41,19 +43,17 @@ class Privacy:
         self._pseudonym = pseudonymiser(_secret(options)) if "pseudonymise" in self._actions.values() else mask
 
     def __call__(self, batch: pa.RecordBatch) -> Verdicts:
-        seen: dict[int, list[str]] = {}
+        seen: dict[int, Seen] = {}
         lost: set[int] = set()
-        counts: Counter[str] = Counter()
-        values: dict[str, Any] = {}
         changed: set[int] = set()
+        values: dict[str, Any] = {}
         for name, written in self._columns.items():
             cells = batch.column(name).to_pylist()
             for place, (cell, found) in enumerate(zip(cells, self._found(name, cells, written), strict=True)):
-                kinds = Counter(s.type for spans in found.values() for s in spans)
+                kinds = _kinds(found)
                 if not kinds:
                     continue
-                seen.setdefault(place, []).append(f"{name}: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())))
-                counts.update({f"{name}: {kind}": n for kind, n in kinds.items()})
+                seen.setdefault(place, {})[name] = kinds
                 actions = {self._actions[kind] for kind in kinds}
                 if "drop" in actions:
                     lost.add(place)
@@ -61,15 +61,31 @@ class Privacy:
                     cells[place] = self._rewritten(name, cell, found, written)
                     changed.add(place)
             values[name] = cells
-        if self._names is None and "name" in self._actions:
-            counts[NAMES_OFF] = len(batch)
-        reasons = {place: "personal data: " + "; ".join(found) for place, found in seen.items()}
         return Verdicts(
             replaced(batch, values) if changed else batch,
-            dropped={p: reasons[p] for p in sorted(lost)},
-            changed={p: reasons[p] for p in sorted(changed - lost)},
-            counts=counts,
+            dropped={p: _reason(seen[p]) for p in sorted(lost)},
+            changed={p: _reason(seen[p]) for p in sorted(changed - lost)},
+            counts=self.counts(seen, len(batch)),
         )
+
+    def seen(self, batch: pa.RecordBatch) -> dict[int, Seen]:
+        """What is found, by place in the batch, column and type; nothing is changed."""
+        seen: dict[int, Seen] = {}
+        for name, written in self._columns.items():
+            for place, found in enumerate(self._found(name, batch.column(name).to_pylist(), written)):
+                if kinds := _kinds(found):
+                    seen.setdefault(place, {})[name] = kinds
+        return seen
+
+    def counts(self, seen: Mapping[int, Seen], rows: int) -> Counter[str]:
+        """Finds by `column: type`, and rows whose names were not looked for."""
+        counts: Counter[str] = Counter()
+        for columns in seen.values():
+            for name, kinds in columns.items():
+                counts.update({f"{name}: {kind}": n for kind, n in kinds.items()})
+        if self._names is None and "name" in self._actions:
+            counts[NAMES_OFF] = rows
+        return counts
 
     def _found(self, column: str, cells: Sequence[Any], written: Written) -> list[dict[Text, list[Span]]]:
         """For each cell its texts with their spans; the names of all of them are asked for at once."""
@@ -95,6 +111,15 @@ class Privacy:
 
     def _instead(self, span: Span, value: str) -> str:
         return self._pseudonym(span, value) if self._actions[span.type] == "pseudonymise" else mask(span, value)
+
+
+def _kinds(found: Mapping[Text, list[Span]]) -> dict[str, int]:
+    return dict(sorted(Counter(s.type for spans in found.values() for s in spans).items()))
+
+
+def _reason(seen: Seen) -> str:
+    told = (f"{name}: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()) for name, kinds in seen.items())
+    return "personal data: " + "; ".join(told)
 
 
 def _secret(options: PrivacyOptions) -> str:
