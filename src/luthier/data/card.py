@@ -188,4 +188,4 @@ def _balance(ethics: dict[str, Any]) -> Iterator[str]:
 def _limits() -> Iterator[str]:
     yield from ("", "## What these figures are not", "")
     yield "Personal data are found by form, check digits and the words beside them: what has no form is missed, and some finds are none."
-    yield "Hurtful words and groups are counted by short lists of English words, blind to irony, quotation and context: they say where to look."
+    yield "Hurtful words and groups are counted by short lists of English words, blind to irony and context: they say where to look."
