@@ -6,13 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.recipe.stages.options import TextStageOptions
+from luthier.recipe.stages.options import JudgingOptions
 
 
-class RepeatOptions(TextStageOptions):
+class RepeatOptions(JudgingOptions):
     """What the two stages share that drop rows which repeat others."""
 
     across: bool = Field(True, description="rows of all files are compared; or each file's with its own alone")
+
+    @property
+    def sees_all(self) -> bool:
+        """Rows are compared with each other."""
+        return True
 
 
 class DuplicatesOptions(RepeatOptions):

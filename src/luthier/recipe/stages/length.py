@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.recipe.stages.options import TextStageOptions
+from luthier.recipe.stages.options import JudgingOptions
 
 Count = Annotated[int, Field(ge=0)]
 
 
-class LengthOptions(TextStageOptions):
+class LengthOptions(JudgingOptions):
     """Rows whose text is too short or too long, or of a length unlike the others', are dropped."""
 
     type: Literal["length"] = "length"
@@ -22,6 +22,11 @@ class LengthOptions(TextStageOptions):
         None,
         description="drop lengths whose logarithm is more than so many robust deviations from the median; 4 is far",
     )
+
+    @property
+    def sees_all(self) -> bool:
+        """Only where lengths are compared with each other."""
+        return self.outliers is not None
 
     @model_validator(mode="after")
     def _some_bound(self) -> LengthOptions:
