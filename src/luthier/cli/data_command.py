@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "clean": "Read files of any format, clean their rows, and write them to a new folder.",
     "split": "Share rows out to train, validation and test, with nothing leaking between them.",
+    "quality": "Find wrong labels, backdoors, shortcuts and outliers, with reasons, worst first.",
 }
 
 

@@ -34,7 +34,9 @@ def easy(gold: NDArray[np.int64], probabilities: NDArray[np.float64], names: Seq
     """The `most` rows with the largest margin for their own label, which is the score."""
     margin, _ = _margin(gold, probabilities)
     rows = (-margin).argsort(kind="stable")[:most].tolist()
-    return [Finding("easy", (r,), float(margin[r]), f"plainly {names[gold[r]]}: {probabilities[r, gold[r]]:.1%}") for r in rows if margin[r] > 0]
+    return [
+        Finding("easy", (r,), float(margin[r]), f"plainly {names[gold[r]]}: {probabilities[r, gold[r]]:.1%}") for r in rows if margin[r] > 0
+    ]
 
 
 def _margin(gold: NDArray[np.int64], probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

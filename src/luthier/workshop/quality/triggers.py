@@ -122,9 +122,7 @@ def _strongest(gold: NDArray[np.int64], without: NDArray[np.float64]) -> _Turn:
     return _Turn(float(bits[place]), int(seen[place]), float(expected[place]), place if place < without.shape[1] else None)
 
 
-def _finding(
-    phrase: str, rows: NDArray[np.int64], turn: _Turn, bits: float, without: NDArray[np.float64], names: Sequence[str]
-) -> Finding:
+def _finding(phrase: str, rows: NDArray[np.int64], turn: _Turn, bits: float, without: NDArray[np.float64], names: Sequence[str]) -> Finding:
     what = "another label than the likeliest" if turn.label is None else f"the label {names[turn.label]}"
     reason = (
         f"{phrase!r} stands in {len(rows)} rows, and {turn.seen} of them have {what}, where {turn.expected:.0f} are expected by the rows "
