@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from luthier.workshop.quality.subject import Subject
     from luthier.workshop.quality.survey import Survey
 
-SUGGESTING = ["label_error", "inconsistent", "trigger"]
+SUGGESTING: list[Any] = ["label_error", "inconsistent", "trigger"]
 """Kinds of findings that suggest labels."""
 SHOWN = 100
 """Characters of a text that are shown."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from luthier.data.drift import Side, drift, sentences
 from luthier.workshop.quality.finding import Finding, ranked, shown
 from luthier.workshop.quality.neighbours import neighbours
-from luthier.workshop.quality.outliers import BOUND, CONSISTENT
+from luthier.workshop.quality.outliers import BOUND, CONSISTENT, LEAST_SPREAD
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,13 +50,13 @@ def drifted(
     near = neighbours(vectors, k=1, among=theirs, seed=seed)
     distance = 1 - near.cosines[:, 0].astype(np.float64)
     middle = float(np.median(usual)) if usual.size else 0.0
-    spread = max(CONSISTENT * float(np.median(abs(usual - middle))) if usual.size else 0.0, 1e-6)
+    spread = max(CONSISTENT * float(np.median(abs(usual - middle))) if usual.size else 0.0, LEAST_SPREAD)
     scores = np.minimum((distance - middle) / spread, FIRST - len(told) - 1)
-    rows = [
-        Finding("drift", (row,), float(scores[row]), f"of the other file the most like it has a cosine of {1 - distance[row]:.2f}: {shown(other.texts[near.rows[row, 0]])!r}")
-        for row in (scores > BOUND).nonzero()[0].tolist()
-    ]  # fmt: skip
-    return ranked([*told, *rows])
+    for row in (scores > BOUND).nonzero()[0].tolist():
+        nearest = shown(other.texts[near.rows[row, 0]])
+        reason = f"of the other file the row most like it has a cosine of {1 - distance[row]:.2f}: {nearest!r}"
+        told.append(Finding("drift", (row,), float(scores[row]), reason))
+    return ranked(told)
 
 
 def _side(texts: Sequence[str], labels: Sequence[str] | None) -> Side:

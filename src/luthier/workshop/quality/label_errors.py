@@ -69,7 +69,7 @@ def likeliest_other(gold: NDArray[np.int64], probabilities: NDArray[np.float64])
 
 
 def suspicion(gold: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much speaks against each row's label, from 0 to 1, (rows,): what the likeliest other class has of its and the label's probability.
+    """How much speaks against each row's label, from 0 to 1, (rows,): the likeliest other class' share of its and the label's probability.
 
     A ratio finds more of the planted errors than a difference: among many classes both may be small.
     """

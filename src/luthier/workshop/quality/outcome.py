@@ -1,7 +1,7 @@
 """What is made of findings: a file of them, a table for relabelling, and a copy of the rows without the faults.
 
-Enters: the stream, its subject, the survey, and what is to be done with rows whose suggested label is not theirs. Leaves: a new folder, written
-whole or not at all: `findings.jsonl`, `relabel.csv`, and, where rows are dropped or relabelled, a file of rows for each input,
+Enters: the stream, its subject, the survey, and what is to be done with rows whose suggested label is not theirs. Leaves: a new
+folder, written whole or not at all: `findings.jsonl`, `relabel.csv`, and, where rows are dropped or relabelled, a file of rows,
 `fates.jsonl` and `report.json`. The inputs stay as they are.
 """
 

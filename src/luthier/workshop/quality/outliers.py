@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 BOUND = 3.5
 CONSISTENT = 1.4826
 """What makes the median absolute deviation of normal numbers their standard deviation."""
+LEAST_SPREAD = 0.01
+"""Of cosines; below that, rows that are nearly copies of each other would make every other one stand out."""
 
 
 def outliers(texts: Sequence[str], near: Neighbours) -> list[Finding]:
     """Rows far from all others."""
     scores = distance_scores(near)
-    return ranked([
-        Finding("outlier", (row,), float(scores[row]), f"the row most like it has a cosine of {near.cosines[row, 0]:.2f}: {shown(texts[near.rows[row, 0]])!r}")
-        for row in (scores > BOUND).nonzero()[0].tolist()
-    ])  # fmt: skip
+    found = []
+    for row in (scores > BOUND).nonzero()[0].tolist():
+        reason = f"the row most like it has a cosine of {near.cosines[row, 0]:.2f}: {shown(texts[near.rows[row, 0]])!r}"
+        found.append(Finding("outlier", (row,), float(scores[row]), reason))
+    return ranked(found)
 
 
 def distance_scores(near: Neighbours) -> NDArray[np.float64]:
@@ -41,4 +44,4 @@ def distance_scores(near: Neighbours) -> NDArray[np.float64]:
     distance = 1 - near.cosines.mean(axis=1, dtype=np.float64)
     middle = np.median(distance)
     spread = CONSISTENT * np.median(abs(distance - middle))
-    return np.asarray((distance - middle) / max(float(spread), 1e-6))
+    return np.asarray((distance - middle) / max(float(spread), LEAST_SPREAD))

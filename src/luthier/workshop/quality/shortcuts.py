@@ -57,7 +57,8 @@ def shortcuts(texts: Sequence[str], gold: NDArray[np.int64], names: Sequence[str
     for label, (auc, _) in enumerate(lengths):
         if by_length[label] < ALPHA and max(auc, 1 - auc) >= APART:
             what = "longer" if auc > 0.5 else "shorter"
-            reason = f"texts labelled {names[label]} are {what} than others in {max(auc, 1 - auc):.0%} of pairs, adjusted p {by_length[label]:.1g}"
+            told = f"adjusted p {by_length[label]:.1g}"
+            reason = f"texts labelled {names[label]} are {what} in {max(auc, 1 - auc):.0%} of pairs with others, {told}"
             found.append(Finding("shortcut", (), _information(_by_tenths(sizes, gold == label)), reason))
     return ranked(found)
 

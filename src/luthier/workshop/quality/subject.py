@@ -1,7 +1,7 @@
 """The rows of a stream that quality is asked about: which column is the text, which the label, and where each row stands.
 
-Enters: a stream and names of columns (the label's may be left to be found). Leaves: texts and labels as lists, with file, line and number of
-each row; rows without a text or a label are counted and told, and left out of what is looked at.
+Enters: a stream and names of columns (the label's may be left to be found). Leaves: texts and labels as lists, with file, line and
+number of each row; rows without a text or a label are counted and told, and left out of what is looked at.
 """
 
 from __future__ import annotations
