@@ -239,3 +239,27 @@ STAGE_OPTIONS = Registry(
         "near_duplicates": "luthier.recipe.stages.duplicates:NearDuplicatesOptions",
     },
 )
+AUGMENTERS = Registry(
+    "augmenter",
+    {
+        "noise": "luthier.data.augment.noise:Noise",
+        "words": "luthier.data.augment.words:Words",
+        "lexicon": "luthier.data.augment.lexicon:Lexicon",
+        "mixing": "luthier.data.augment.mixing:Mixing",
+        "neighbours": "luthier.workshop.augment.neighbours:Neighbours",
+        "back_translation": "luthier.workshop.augment.back_translation:BackTranslation",
+        "paraphrase": "luthier.workshop.augment.paraphrase:Paraphrase",
+    },
+)
+AUGMENT_OPTIONS = Registry(
+    "augment_options",
+    {
+        "noise": "luthier.recipe.augment.noise:NoiseOptions",
+        "words": "luthier.recipe.augment.words:WordsOptions",
+        "lexicon": "luthier.recipe.augment.lexicon:LexiconOptions",
+        "mixing": "luthier.recipe.augment.mixing:MixingOptions",
+        "neighbours": "luthier.recipe.augment.neighbours:NeighboursOptions",
+        "back_translation": "luthier.recipe.augment.back_translation:BackTranslationOptions",
+        "paraphrase": "luthier.recipe.augment.paraphrase:ParaphraseOptions",
+    },
+)
