@@ -114,9 +114,8 @@ def _with_rows(records: Sequence[Record], rows: Rows, task: Any) -> list[tuple[R
     found = []
     for record in records:
         same = places.get((record.file, record.line), [])
-        row = same[0] if len(same) == 1 else next((r for r in same if _is(task.record(r), record)), None)
-        if row is not None:
-            found.append((record, row))
+        own = same if len(same) == 1 else [r for r in same if _is(task.record(r), record)]
+        found += [(record, row) for row in own[:1]]
     return found
 
 

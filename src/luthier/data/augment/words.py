@@ -41,5 +41,6 @@ class Words:
                 pieces[a], pieces[b] = pieces[b], pieces[a]
             elif len(places) > 1 and kind == "delete":
                 gone = draw.choice(places)
-                del pieces[gone : gone + 2] if gone + 1 < len(pieces) else pieces[gone - 1 : gone + 1]
+                space = gone + 1 if gone + 1 < len(pieces) else gone - 1
+                pieces[gone] = pieces[space] = ""
         return "".join(pieces)

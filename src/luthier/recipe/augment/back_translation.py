@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from luthier.recipe.augment.options import AugmentOptions
 class BackTranslationOptions(AugmentOptions):
     """Texts translated into another language and back, by two runs of the task text2text."""
 
+    needs_model: ClassVar[bool] = True
     type: Literal["back_translation"] = "back_translation"
     there: str = Field(description="the run that translates into the other language")
     back: str = Field(description="the run that translates back")

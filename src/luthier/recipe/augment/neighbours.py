@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from luthier.recipe.augment.options import AugmentOptions, Rate
 class NeighboursOptions(AugmentOptions):
     """Words replaced by those whose input embeddings in an encoder are nearest, where the text keeps its meaning by the encoder."""
 
+    needs_model: ClassVar[bool] = True
     type: Literal["neighbours"] = "neighbours"
     model: str = Field("minilm", description="the encoder: an alias, a run's or another model's folder, or an id")
     rate: Rate = Field(0.2, description="share of the words that are replaced, one at least")

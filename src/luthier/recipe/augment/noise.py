@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from luthier.recipe.augment.options import AugmentOptions, Rate
+
+Kind = Literal["swap", "delete", "double", "replace"]
 
 
 class NoiseOptions(AugmentOptions):
@@ -14,6 +16,6 @@ class NoiseOptions(AugmentOptions):
 
     type: Literal["noise"] = "noise"
     rate: Rate = Field(0.05, description="share of the letters that are changed, one at least")
-    kinds: Annotated[list[Literal["swap", "delete", "double", "replace"]], Field(min_length=1)] = Field(
-        default_factory=lambda: ["swap", "delete", "double", "replace"], description="what may happen to a letter"
+    kinds: Annotated[list[Kind], Field(min_length=1)] = Field(
+        default_factory=lambda: list(get_args(Kind)), description="what may happen to a letter"
     )

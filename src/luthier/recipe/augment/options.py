@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,8 @@ class AugmentOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
+    needs_model: ClassVar[bool] = False
+    """Whether a model makes the texts."""
     type: str
     share: Annotated[float, Field(gt=0, le=100)] = Field(
         1.0, description="rows to be made for each training row; 0.5: for every second one"

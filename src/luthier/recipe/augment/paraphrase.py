@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ Reply with the new text alone.
 class ParaphraseOptions(AugmentOptions):
     """Texts said in other words by a model: a run or any other model here, or an OpenAI-compatible endpoint."""
 
+    needs_model: ClassVar[bool] = True
     type: Literal["paraphrase"] = "paraphrase"
     model: str | None = Field(None, description="a model that writes: a run, a folder or an alias")
     endpoint: Endpoint | None = Field(None, description="instead: an OpenAI-compatible chat endpoint (url, model, token_env, timeout ...)")

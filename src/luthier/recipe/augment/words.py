@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from luthier.recipe.augment.options import AugmentOptions, Rate
+
+Kind = Literal["swap", "delete", "insert"]
 
 
 class WordsOptions(AugmentOptions):
@@ -14,6 +16,6 @@ class WordsOptions(AugmentOptions):
 
     type: Literal["words"] = "words"
     rate: Rate = Field(0.1, description="share of the words that are changed, one at least")
-    kinds: Annotated[list[Literal["swap", "delete", "insert"]], Field(min_length=1)] = Field(
-        default_factory=lambda: ["swap", "delete", "insert"], description="what may happen to a word"
+    kinds: Annotated[list[Kind], Field(min_length=1)] = Field(
+        default_factory=lambda: list(get_args(Kind)), description="what may happen to a word"
     )

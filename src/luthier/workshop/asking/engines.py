@@ -11,6 +11,7 @@ from luthier.models.source import Source, fingerprint
 from luthier.workshop.asking.request import Reply, Request
 
 if TYPE_CHECKING:
+    from luthier.inference.writer import Writer
     from luthier.recipe.address import Endpoint
 
 TOGETHER = 16
@@ -68,17 +69,15 @@ class Here:
     batch, concurrency, retries, backoff = TOGETHER, 1, 0, 0.0
 
     def __init__(self, source: Source) -> None:
-        self._source, self._writer = source, None
+        self._source = source
+        self._writer: Writer | None = None
         self.identity = f"{Path(source.name).name} {_weights(source)}"
 
     def __call__(self, requests: list[Request]) -> list[Reply | Failure]:
         from luthier.inference.generate import Sampling
+        from luthier.inference.writer import Writer
 
-        writer: Any = self._writer
-        if writer is None:
-            from luthier.inference.writer import Writer
-
-            writer = self._writer = Writer(self._source)
+        writer = self._writer = self._writer or Writer(self._source)
         room = writer.max_length - 1
         found: dict[int, Reply | Failure] = {}
         lengths: dict[int, int] = {}

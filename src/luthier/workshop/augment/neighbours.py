@@ -27,15 +27,17 @@ BLOCK = 256
 
 
 class Neighbours:
-    """Holds the encoder, and for each word of the texts those that are near."""
+    """Holds the encoder, and for each word of the texts (the, of, not ... aside) those that are near."""
 
     def __init__(self, options: NeighboursOptions, pool: Sequence[Source], *, folder: Path, where: str) -> None:
         """Load the encoder. Raises EndpointError or ModelError where it cannot be."""
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
         from luthier.workflow.similar import Embedder
 
         self.options, self.pool = options, pool
         self._embedder = Embedder(source_of(options.model, folder=folder, where=f"{where}.model"))
-        words = {w.group().lower() for s in pool for w in WORD.finditer(s.text)}
+        words = {w.group().lower() for s in pool for w in WORD.finditer(s.text)} - ENGLISH_STOP_WORDS
         self._near = near_words(
             self._embedder.loaded.model, self._embedder.loaded.tokenizer, words, among=options.among, least=options.min_similarity
         )
