@@ -263,3 +263,21 @@ AUGMENT_OPTIONS = Registry(
         "paraphrase": "luthier.recipe.augment.paraphrase:ParaphraseOptions",
     },
 )
+SYNTHESIS = Registry(
+    "synthesis",
+    {
+        "instruct": "luthier.workshop.synthesis.instruct:Instruct",
+        "questions": "luthier.workshop.synthesis.questions:Questions",
+        "rare": "luthier.workshop.synthesis.rare:Rare",
+        "pairs": "luthier.workshop.synthesis.pairs:Pairs",
+    },
+)
+SYNTHESIS_OPTIONS = Registry(
+    "synthesis_options",
+    {
+        "instruct": "luthier.recipe.synthesis.instruct:InstructOptions",
+        "questions": "luthier.recipe.synthesis.questions:QuestionsOptions",
+        "rare": "luthier.recipe.synthesis.rare:RareOptions",
+        "pairs": "luthier.recipe.synthesis.pairs:PairsOptions",
+    },
+)

@@ -49,20 +49,31 @@ def command(
 def way_of(written: str, number: int) -> Any:
     """The options of a way as it is written on the command line. Raises RecipeError for what it does not have."""
     import yaml
+
+    from luthier.recipe.augment.options import AugmentOptions
+    from luthier.registry import AUGMENT_OPTIONS
+
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError:
+        value = written
+    return options_of(value, "way to augment", AugmentOptions, AUGMENT_OPTIONS, where=f"--way {number + 1}")
+
+
+def options_of(value: Any, kind: str, base: Any, known: Any, *, where: str) -> Any:
+    """A section's options. Raises RecipeError with all that is wrong, each with its place."""
     from pydantic import ValidationError
 
     from luthier.errors import Fault, RecipeError
-    from luthier.recipe.augment.options import AugmentOptions
     from luthier.recipe.choice import chosen
-    from luthier.registry import AUGMENT_OPTIONS
 
-    where = f"--way {number + 1}" if number else "--way"
     try:
-        return chosen(yaml.safe_load(written), "way to augment", AugmentOptions, AUGMENT_OPTIONS)
+        return chosen(value, kind, base, known)
     except ValidationError as error:
-        found = error.errors()
-        raise RecipeError(
-            [Fault(str(e["msg"]).removeprefix("Value error, "), ".".join([where, *map(str, e["loc"])]), None) for e in found]
-        ) from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise RecipeError([Fault(str(error).splitlines()[0], where, "write a name, or '{type: noise, rate: 0.1}'")]) from None
+        faults = [
+            Fault(str(e["msg"]).removeprefix("Value error, "), ": ".join([where, ".".join(map(str, e["loc"]))]).rstrip(": "))
+            for e in error.errors()
+        ]
+        raise RecipeError(faults) from None
+    except ValueError as error:
+        raise RecipeError([Fault(str(error), where)]) from None
