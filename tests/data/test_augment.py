@@ -91,7 +91,10 @@ def test_synonyms_of_a_file_keep_case(tmp_path):
     (tmp_path / "words.txt").write_text("# mine\n\ngood, fine\tnice\nfilm, moving picture\n")
     known = read_lexicon(tmp_path / "words.txt", where="x")
     assert known == {"good": ["fine", "nice"], "film": ["moving picture"]}
-    assert replaced("Film! The FILM is a film-maker's.", known, rate=1.0, draw=random.Random(0)) == "Moving picture! The MOVING PICTURE is a film-maker's."
+    assert (
+        replaced("Film! The FILM is a film-maker's.", known, rate=1.0, draw=random.Random(0))
+        == "Moving picture! The MOVING PICTURE is a film-maker's."
+    )
     found = grown({"type": "lexicon", "file": "words.txt"}, folder=tmp_path)
     assert found.ways[0].left_out == {"nothing to change": 5}
     (tmp_path / "words.txt").write_text("good, fine\nalone\n")
@@ -102,7 +105,12 @@ def test_synonyms_of_a_file_keep_case(tmp_path):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.text(min_size=1), st.sampled_from("ab")), min_size=1, max_size=8), st.integers(0, 99), st.floats(0.1, 3), st.data())
+@given(
+    st.lists(st.tuples(st.text(min_size=1), st.sampled_from("ab")), min_size=1, max_size=8),
+    st.integers(0, 99),
+    st.floats(0.1, 3),
+    st.data(),
+)
 def test_the_books_balance_and_nothing_held_is_made(rows, seed, share, data):
     """Over any texts: made + left out = asked, no made text stands elsewhere, and the same seed makes the same."""
     sections = [{"type": t, "share": share} for t in ("noise", "words", "mixing")]
@@ -176,7 +184,19 @@ def test_the_command(tmp_path, monkeypatch):
     train.write_text("text,label\n" + "".join(f'"{t}",{label}\n' for t, label in [*POOL, ("", "odd")]))
     before = train.read_bytes()
     (tmp_path / "test.csv").write_text(f'text,label\n"{POOL[0][0]}",positive\n')
-    arguments = ["train.csv", "--out", "out", "--way", "noise", "--way", "{type: mixing, share: 2}", "--label", "label", "--never", "test.csv"]
+    arguments = [
+        "train.csv",
+        "--out",
+        "out",
+        "--way",
+        "noise",
+        "--way",
+        "{type: mixing, share: 2}",
+        "--label",
+        "label",
+        "--never",
+        "test.csv",
+    ]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]

@@ -21,7 +21,9 @@ from luthier.workshop.synthesis.synthesize import journal_of, synthesize
 from tests.alignment.world import judge, said
 from tests.workshop.world import FAULTS, Endpoint
 
-SEEDS = [{"instruction": f"task number {i} about {w}", "input": "", "output": "yes"} for i, w in enumerate(("tea", "rain", "chess", "maps"))]
+SEEDS = [
+    {"instruction": f"task number {i} about {w}", "input": "", "output": "yes"} for i, w in enumerate(("tea", "rain", "chess", "maps"))
+]
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -83,8 +85,27 @@ def test_kill_9_and_go_on(seeds, tmp_path):
         with judge(endpoint) as server:
             out, budget = tmp_path / "killed", 400
             section = tmp_path / "how.yaml"
-            section.write_text(json.dumps({**how.model_dump(mode="json"), "max_requests": budget, "endpoint": {**how.endpoint.model_dump(mode="json"), "url": server.url}}))
-            arguments = [sys.executable, "-m", "luthier.cli.main", "data", "synthesize", str(seeds), "--out", str(out), "--how", str(section)]
+            section.write_text(
+                json.dumps(
+                    {
+                        **how.model_dump(mode="json"),
+                        "max_requests": budget,
+                        "endpoint": {**how.endpoint.model_dump(mode="json"), "url": server.url},
+                    }
+                )
+            )
+            arguments = [
+                sys.executable,
+                "-m",
+                "luthier.cli.main",
+                "data",
+                "synthesize",
+                str(seeds),
+                "--out",
+                str(out),
+                "--how",
+                str(section),
+            ]
             for wanted in (6, 40):
                 endpoint.wanted = wanted
                 endpoint.enough.clear()
@@ -164,7 +185,9 @@ def test_a_wait_that_is_asked_for_is_kept(seeds, tmp_path, monkeypatch):
 
     waits: list[float] = []
     real = Event.wait
-    monkeypatch.setattr(Event, "wait", lambda self, timeout=None: waits.append(timeout) or False if timeout == 17.0 else real(self, timeout))
+    monkeypatch.setattr(
+        Event, "wait", lambda self, timeout=None: waits.append(timeout) or False if timeout == 17.0 else real(self, timeout)
+    )
     endpoint = Endpoint()
 
     def limited(number: int, body: Any, handler: Any) -> Any:
@@ -189,10 +212,20 @@ def test_questions_from_documents(tmp_path):
         prompt = body["messages"][0]["content"]
         assert "word for word" in prompt
         assert len(prompt.split("<passage>\n")[1].split("\n</passage>")[0].split()) <= 66
-        return said(json.dumps([{"question": f"What waits in case {number}?", "answer": "it WAITS"}, {"question": "Q?", "answer": "a unicorn"}, {"answer": 1}]))
+        return said(
+            json.dumps(
+                [
+                    {"question": f"What waits in case {number}?", "answer": "it WAITS"},
+                    {"question": "Q?", "answer": "a unicorn"},
+                    {"answer": 1},
+                ]
+            )
+        )
 
     with judge(answer) as server:
-        found = synthesize(file, options(server.url, "{type: questions, passage_words: 50, answers: quoted, near: 1}", rows=4), out=tmp_path / "out")
+        found = synthesize(
+            file, options(server.url, "{type: questions, passage_words: 50, answers: quoted, near: 1}", rows=4), out=tmp_path / "out"
+        )
     rows = whole(tmp_path / "out", found)
     assert [set(r) for r in rows] == [{"context", "question", "answer"}] * 4
     assert {f.reason for f in found.fates if f.filter == "quoted"} == {"not in the passage"}
