@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from pathlib import Path
@@ -20,6 +21,7 @@ from luthier.recipe.sections import Data
 from luthier.registry import AUGMENT_OPTIONS, AUGMENTERS
 from luthier.workflow.check import check
 from luthier.workflow.dataset import dataset
+from luthier.workflow.similar import Embedder
 from tests import tiny
 from tests.alignment.world import judge, said
 
@@ -64,10 +66,18 @@ class Echo:
         return [Reply(f"{self.identity} {r.temperature} {r.seed} {r.prompt}"[: 100 + r.max_tokens], 1) for r in requests]
 
 
+@functools.cache
+def embedder(source: Any) -> Any:
+    """Each model is loaded once."""
+    return Embedder(source)
+
+
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
+    from luthier.workflow import similar
     from luthier.workshop.augment import back_translation, paraphrase
 
+    monkeypatch.setattr(similar, "Embedder", embedder)
     for module in (back_translation, paraphrase):
         monkeypatch.setattr(module, "Here", Echo)
         monkeypatch.setattr(module, "source_of", lambda name, **_: name)
@@ -94,11 +104,22 @@ def test_no_field_is_missing():
     assert own | {("noise", f) for f in SHARED - {"type"}} == set(CASES)
 
 
+def unchanged(kind: str, world: Path, seen: dict[str, Any] = {}) -> Any:  # noqa: B006  (kept between the tests)
+    if kind not in seen:
+        seen[kind] = observe({"type": kind, **BASES.get(kind, {})}, world)
+    return seen[kind]
+
+
+@pytest.mark.parametrize("kind", AUGMENT_OPTIONS.names())
+def test_nothing_changes_by_itself(kind, world, offline):
+    """Else the test below could not fail."""
+    assert observe({"type": kind, **BASES.get(kind, {})}, world) == unchanged(kind, world)
+
+
 @pytest.mark.parametrize(("kind", "field"), CASES)
 def test_every_field_takes_effect(kind, field, world, offline):
-    before = observe({"type": kind, **BASES.get(kind, {})}, world)
+    before = unchanged(kind, world)
     assert before[0]
-    assert observe({"type": kind, **BASES.get(kind, {})}, world) == before
     changed = {"type": kind, **BASES.get(kind, {}), field: CASES[kind, field]}
     if field == "endpoint":
         with judge(lambda n, b, h: said(f"an answer {n} {random.random()}")) as server:
@@ -166,7 +187,7 @@ def test_a_classifier_confirms_and_few_shot_and_pairs_of_texts_grow(grown):
 
 def test_what_cannot_be_varied_is_refused(grown):
     with pytest.raises(RecipeError, match=r"data\.augment\[1\]\.type: needs labels"):
-        check({**grown, "task": {"type": "text2text", "target": "label"}}, with_model=False)
+        check({**grown, "task": {"type": "text2text"}}, with_model=False)
     with pytest.raises(RecipeError, match="rows of the task masked cannot be varied"):
         check({**grown, "task": {"type": "masked"}}, with_model=False)
 

@@ -54,11 +54,19 @@ class Synthesized:
         if len(self.kept) != kept or self.asks != self.answered + self.without.total():
             raise AssertionError(f"candidates do not balance: {len(self.kept)} kept, {dropped}, {len(self.fates)} in all")
         return {
-            "stopped": self.stopped, "rounds": self.rounds, "asks": self.asks, "answered": self.answered,
-            "without_answer": dict(self.without), "unreadable": self.unreadable, "candidates": len(self.fates), "kept": kept, "dropped": dict(dropped),
-            "yield": round(kept / max(len(self.fates), 1), 4), "spent": {"requests": self.requests, "tokens": self.tokens},
+            "stopped": self.stopped,
+            "rounds": self.rounds,
+            "asks": self.asks,
+            "answered": self.answered,
+            "without_answer": dict(self.without),
+            "unreadable": self.unreadable,
+            "candidates": len(self.fates),
+            "kept": kept,
+            "dropped": dict(dropped),
+            "yield": round(kept / max(len(self.fates), 1), 4),
+            "spent": {"requests": self.requests, "tokens": self.tokens},
             "failed_tries": self.failures,
-        }  # fmt: skip
+        }
 
 
 def journal_of(out: Path) -> Path:
