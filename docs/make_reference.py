@@ -12,6 +12,15 @@ from pydantic_core import PydanticUndefined
 from luthier.recipe.sections import Recipe
 from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, TASK_OPTIONS
 from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS
+from luthier.registry import (
+    AUGMENT_OPTIONS,
+    METHOD_OPTIONS,
+    RETENTION_OPTIONS,
+    REWARD_OPTIONS,
+    STAGE_OPTIONS,
+    SYNTHESIS_OPTIONS,
+    TASK_OPTIONS,
+)
 
 CHOICES = {"task": TASK_OPTIONS, "method": METHOD_OPTIONS, "retention": RETENTION_OPTIONS}
 
@@ -35,6 +44,8 @@ def reference() -> str:
         parts += [_table(f"{name}.{key}", inner) for key, inner in _inner(section)]
         if name == "data":
             parts += [_table(f"data.clean: {stage}", STAGE_OPTIONS.load(stage)) for stage in STAGE_OPTIONS.names()]
+            parts += [_table(f"data.augment: {way}", AUGMENT_OPTIONS.load(way)) for way in AUGMENT_OPTIONS.names()]
+    parts += [_table(f"luthier data synthesize: {kind}", SYNTHESIS_OPTIONS.load(kind)) for kind in SYNTHESIS_OPTIONS.names()]
     return "".join(parts)
 
 

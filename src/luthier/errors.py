@@ -11,6 +11,7 @@
     │   ├── Interrupted        stopped by a signal, after saving
     │   ├── RewardError        a reward that cannot be had, or that failed on too much of what it was asked
     │   └── Forgotten          a probe got worse by more than allowed; the run is finished and saved
+    ├── EndpointError      a model that was asked for rows and does not answer
     ├── CheckpointError    no valid checkpoint where one is needed
     ├── RunError           a run that is missing, locked or in the wrong state
     ├── SpaceError         not enough disk, or a folder that cannot be written
@@ -93,6 +94,10 @@ class Forgotten(TrainingError):
 
 class RewardError(TrainingError):
     """A reward that cannot be had as the recipe asks for it, or that failed on too much of what it was asked."""
+
+
+class EndpointError(LuthierError):
+    """A model, here or elsewhere, that was asked for rows and does not answer."""
 
 
 class CheckpointError(LuthierError):

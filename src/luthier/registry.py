@@ -241,3 +241,45 @@ STAGE_OPTIONS = Registry(
         "privacy": "luthier.recipe.stages.privacy:PrivacyOptions",
     },
 )
+AUGMENTERS = Registry(
+    "augmenter",
+    {
+        "noise": "luthier.data.augment.noise:Noise",
+        "words": "luthier.data.augment.words:Words",
+        "lexicon": "luthier.data.augment.lexicon:Lexicon",
+        "mixing": "luthier.data.augment.mixing:Mixing",
+        "neighbours": "luthier.workshop.augment.neighbours:Neighbours",
+        "back_translation": "luthier.workshop.augment.back_translation:BackTranslation",
+        "paraphrase": "luthier.workshop.augment.paraphrase:Paraphrase",
+    },
+)
+AUGMENT_OPTIONS = Registry(
+    "augment_options",
+    {
+        "noise": "luthier.recipe.augment.noise:NoiseOptions",
+        "words": "luthier.recipe.augment.words:WordsOptions",
+        "lexicon": "luthier.recipe.augment.lexicon:LexiconOptions",
+        "mixing": "luthier.recipe.augment.mixing:MixingOptions",
+        "neighbours": "luthier.recipe.augment.neighbours:NeighboursOptions",
+        "back_translation": "luthier.recipe.augment.back_translation:BackTranslationOptions",
+        "paraphrase": "luthier.recipe.augment.paraphrase:ParaphraseOptions",
+    },
+)
+SYNTHESIS = Registry(
+    "synthesis",
+    {
+        "instruct": "luthier.workshop.synthesis.instruct:Instruct",
+        "questions": "luthier.workshop.synthesis.questions:Questions",
+        "rare": "luthier.workshop.synthesis.rare:Rare",
+        "pairs": "luthier.workshop.synthesis.pairs:Pairs",
+    },
+)
+SYNTHESIS_OPTIONS = Registry(
+    "synthesis_options",
+    {
+        "instruct": "luthier.recipe.synthesis.instruct:InstructOptions",
+        "questions": "luthier.recipe.synthesis.questions:QuestionsOptions",
+        "rare": "luthier.recipe.synthesis.rare:RareOptions",
+        "pairs": "luthier.recipe.synthesis.pairs:PairsOptions",
+    },
+)

@@ -11,6 +11,8 @@ COMMANDS = {
     "clean": "Read files of any format, clean their rows, and write them to a new folder.",
     "split": "Share rows out to train, validation and test, with nothing leaking between them.",
     "quality": "Find wrong labels, backdoors, shortcuts and outliers, with reasons, worst first.",
+    "synthesize": "Make rows with a model: tasks, questions, rare classes, preference pairs.",
+    "augment": "Make further training rows of a file: noise, synonyms, paraphrases, and more.",
 }
 
 

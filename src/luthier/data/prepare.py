@@ -24,6 +24,7 @@ from luthier.registry import nearest
 from luthier.security.artifacts import sha256
 
 if TYPE_CHECKING:
+    from luthier.data.augment.grow import Made
     from luthier.recipe.sections import Data
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -67,6 +68,8 @@ class Prepared:
     summary: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
+    """What `data.augment` made; their records stand at the end of the training part."""
 
 
 def read_files(data: Data, *, folder: Path) -> tuple[dict[Part, Rows], dict[str, str]]:

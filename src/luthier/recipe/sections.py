@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from luthier.recipe.augment.options import AugmentOptions
 from luthier.recipe.choice import chosen
 from luthier.recipe.curriculum import Curriculum
 from luthier.recipe.fields import Strings
@@ -20,7 +21,7 @@ from luthier.recipe.retention.options import RetentionOptions
 from luthier.recipe.rounds import Rounds
 from luthier.recipe.stages.options import StageOptions
 from luthier.recipe.tasks.options import TaskOptions
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS, nearest
+from luthier.registry import AUGMENT_OPTIONS, METHOD_OPTIONS, RETENTION_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Auto = Literal["auto"]
@@ -35,6 +36,10 @@ class Section(BaseModel):
 
 def _stage_options(value: Any) -> Any:
     return chosen(value, "stage", StageOptions, STAGE_OPTIONS)
+
+
+def _augment_options(value: Any) -> Any:
+    return chosen(value, "way to augment", AugmentOptions, AUGMENT_OPTIONS)
 
 
 class Data(Section):
@@ -77,6 +82,11 @@ class Data(Section):
     )
     clean: list[Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage_options)]] = Field(
         default_factory=list, description="stages that rows go through before they become records, in order: names, or sections with a type"
+    )
+    augment: list[Annotated[SerializeAsAny[AugmentOptions], BeforeValidator(_augment_options)]] = Field(
+        default_factory=list,
+        description="ways to make further rows of the training part, after the split; validation and test stay as they are: "
+        "names, or sections with a type",
     )
     duplicates: Literal["keep", "drop"] = Field("keep", description="rows that repeat a text (case and spaces aside) and its label")
     limit: int | None = Field(None, gt=0, description="train on at most this many rows, drawn with the seed")

@@ -90,6 +90,11 @@ def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
     )
     prepared.files = hashes
     earlier = before.join(task, prepared) if before is not None else None
+    if section.augment:
+        from luthier.workflow.grown import grown
+
+        replayed = {id(r) for r in earlier.replayed} if earlier is not None else set()
+        grown(task, section, prepared, rows["train"], seed=recipe.training.seed, folder=resolved.folder, leave=replayed)
     task.fit(prepared.parts["train"])
     _describe(task, prepared)
     return Dataset(task, prepared, earlier)

@@ -92,4 +92,7 @@ def _merged(task: Multitask, prepared: Mapping[str, Prepared], *, apart: bool) -
     if moved:
         notes.append(f"{moved} training rows are left out: another task tests on their texts or groups")
     files = {k: v for p in prepared.values() for k, v in p.files.items()}
-    return Prepared(parts, [q for p in prepared.values() for q in p.quarantined], summary, files, notes)
+    made = [m for p in prepared.values() for m in p.made]
+    if made:
+        summary["rows_made"] = len(made)
+    return Prepared(parts, [q for p in prepared.values() for q in p.quarantined], summary, files, notes, made)

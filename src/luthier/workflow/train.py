@@ -14,10 +14,11 @@ from luthier.errors import Interrupted, RunError
 from luthier.models.source import fingerprint
 from luthier.recipe import Recipe, Resolved, dump, load_recipe
 from luthier.runs.store import Run, create, now
-from luthier.security.artifacts import write_json, write_text
+from luthier.security.artifacts import write_json, write_jsonl, write_text
 from luthier.workflow.build import Job, build
 from luthier.workflow.events import Listener, silent
 from luthier.workflow.fit import Fit, weights_digest
+from luthier.workflow.grown import refuse_others
 from luthier.workflow.lineage import recipe_of, refuse_changed_data
 from luthier.workflow.onward import REPLAY, onward
 from luthier.workflow.record import after, before
@@ -41,6 +42,8 @@ def start(resolved: Resolved, *, parent: str | None = None, listener: Listener =
     with run.lock():
         write_text(run.folder / "recipe.yaml", dump(resolved.recipe))
         write_json(run.folder / "trained.json", {n: p.numel() for n, p in job.loaded.model.named_parameters() if p.requires_grad})
+        if job.data.prepared.made:
+            write_jsonl(run.folder / "made.jsonl", (m.lineage() for m in job.data.prepared.made))
         run.record(
             status="running",
             started=now(),
@@ -70,6 +73,7 @@ def resume(run: Run, *, finish: bool = False, listener: Listener = silent) -> Ru
         resolved = recipe_of(run)
         resolved.recipe.training.threads = facts["host"]["threads"]
         job = build(resolved, listener=listener)
+        refuse_others(facts["data"]["summary"], job.data.prepared.summary, where=str(run.folder))
         run.record(status="running")
         _carry(job, run, finish=finish, listener=listener)
     return run

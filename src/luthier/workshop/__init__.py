@@ -1,0 +1,1 @@
+"""Work on data that needs a model: making rows, finding faults, labelling."""

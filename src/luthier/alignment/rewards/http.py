@@ -6,7 +6,6 @@ its own, whatever the other side does; what it answers is data, of which numbers
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.alignment.reading import last_number
-from luthier.alignment.request import Failure, post
+from luthier.alignment.request import Failure, bearer, post
 from luthier.alignment.rewards.reward import Asked, Marks, Messages, Row, cell
 from luthier.errors import LuthierError, RewardError
 from luthier.recipe.rewards.http import HttpOptions
@@ -26,12 +25,12 @@ class HttpReward:
     def __init__(self, options: HttpOptions, *, folder: Path, where: str) -> None:
         """Raises RewardError where the environment does not hold the token."""
         self.options = options
-        token = os.environ.get(options.token_env, "") if options.token_env else ""
-        if options.token_env and not token:
+        try:
+            self._headers = bearer(options.token_env)
+        except KeyError:
             raise RewardError(
                 f"the environment has no {options.token_env}", where=f"{where}.token_env", remedy=f"export {options.token_env}=..."
-            )
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+            ) from None
         self._pool = ThreadPoolExecutor(options.concurrency, thread_name_prefix="judge")
         self._closed = threading.Event()
 

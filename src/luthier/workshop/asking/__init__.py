@@ -1,0 +1,1 @@
+"""Asking a model for texts, many times, with nothing paid for twice and nothing lost when the process dies."""
