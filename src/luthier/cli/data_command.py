@@ -8,6 +8,7 @@ import click
 
 COMMANDS = {
     "clean": "Read files of any format, clean their rows, and write them to a new folder.",
+    "label": "Label texts, alone or with others; see how far people agree; export what trains.",
     "split": "Share rows out to train, validation and test, with nothing leaking between them.",
 }
 
