@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from luthier.workshop.labelling.question import Question, Sheet
 
 PICKS = ("margin", "uncertainty", "entropy", "committee", "diversity", "random", "order")
+"""Of `picking.STRATEGIES`, and the order of the file; here by name, so that help imports nothing heavy."""
 
 
 @click.command(name="rows")
@@ -105,6 +106,7 @@ def _told(found: Sheet) -> None:
 
 
 def _question(store: Any, form: Any, labels: str | None, *, several: bool, named: str | None) -> Question:
+    from luthier.cli.data.labelling import read_labels
     from luthier.errors import DataError
     from luthier.workshop.labelling.opinions import labels_of, opinions
     from luthier.workshop.labelling.question import Question
@@ -112,26 +114,10 @@ def _question(store: Any, form: Any, labels: str | None, *, several: bool, named
     question = Question(form, (), several, named)
     if form == "text":
         return question
-    given = _labels(labels) if labels else labels_of(opinions(store, question))
+    given = read_labels(labels) if labels else labels_of(opinions(store, question))
     if not given:
         raise DataError("which labels are there?", where="--labels", remedy="--labels good,bad (or a file with one a line)")
     return Question(form, tuple(given), several, named)
-
-
-def _labels(given: str) -> tuple[str, ...]:
-    from luthier.errors import DataError
-
-    path = Path(given)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", where=given, remedy="give a text file with a label a line") from None
-    names = [n.strip() for n in lines if n.strip()]
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice or not names or not all(n.isprintable() for n in names):
-        fault = f"{twice!r} stands there twice" if twice else "a label holds what cannot be shown" if names else "holds no label"
-        raise DataError(fault, where="--labels", remedy="--labels good,bad (or a file with one a line)")
-    return tuple(names)
 
 
 def _vectors(found: Sheet, model: str, root: Path) -> Any:

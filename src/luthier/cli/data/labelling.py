@@ -19,8 +19,11 @@ from luthier.cli.keys import Closed, clean, read_key, read_line, read_text
 from luthier.errors import DataError
 
 if TYPE_CHECKING:
+    from luthier.workshop.labelling.adjudication import Adjudication
     from luthier.workshop.labelling.question import Asked, Question, Span
     from luthier.workshop.labelling.session import Labelling
+
+    Sitting = Labelling | Adjudication
 
 WIDE = 100
 """Columns from which on guidelines stand beside the row; below, they stand above the first one and come with g."""
@@ -44,7 +47,22 @@ def read_guidelines(path: Path) -> str:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check --guidelines") from None
 
 
-def label(session: Labelling, *, aside: str = "") -> int:
+def read_labels(given: str) -> tuple[str, ...]:
+    """Labels between commas, or of a file with one a line. Raises DataError for one that stands there twice or cannot be shown."""
+    path = Path(given)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", where=given, remedy="give a text file with a label a line") from None
+    names = [n.strip() for n in lines if n.strip()]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice or not names or not all(n.isprintable() for n in names):
+        fault = f"{twice!r} stands there twice" if twice else "a label holds what cannot be shown" if names else "holds no label"
+        raise DataError(fault, where="--labels", remedy="--labels good,bad (or a file with one a line)")
+    return tuple(names)
+
+
+def label(session: Sitting, *, aside: str = "") -> int:
     """Show rows and write down what is said, until all are labelled or the person leaves; how many rows were answered or passed over."""
     console = Console(highlight=False)
     done: set[str] = set()
@@ -70,12 +88,14 @@ def label(session: Labelling, *, aside: str = "") -> int:
     return len(done)
 
 
-def one(console: Console, session: Labelling, row: Asked, *, place: str, aside: str) -> str:
+def one(console: Console, session: Sitting, row: Asked, *, place: str, aside: str) -> str:
     """Show a row and ask until there is an answer, and write it down: b, q, s, or nothing for an answer."""
     from luthier.workshop.labelling.opinions import shown
 
     before = session.said(row)
     _show(console, session.question, row, place=place, aside=aside)
+    for name, value in session.others(row).items():
+        console.print(Text.assemble((f"{clean(name)}: ", "bold"), clean(shown(value))))
     if before is not None:
         console.print(Text(f"you said: {clean(shown(before))}", style="dim"))
     ask = {"spans": _spans, "text": _text}.get(session.question.form, _classes)
@@ -111,7 +131,7 @@ class Answer:
 # ── what is typed ──────────────────────────────────────────────────────────────────────────────
 
 
-def _classes(console: Console, session: Labelling, row: Asked) -> str | Answer:
+def _classes(console: Console, session: Sitting, row: Asked) -> str | Answer:
     """One class by its key; by number or name where they are many or several."""
     question = session.question
     if len(question.labels) <= KEYED and not question.several:
@@ -127,7 +147,7 @@ def _classes(console: Console, session: Labelling, row: Asked) -> str | Answer:
     return Answer([_label(question, part) for part in parts])
 
 
-def _spans(console: Console, session: Labelling, row: Asked) -> str | Answer:
+def _spans(console: Console, session: Sitting, row: Asked) -> str | Answer:
     """Spans by their first and last word and their label, one after the other."""
     from luthier.tasks.words import split
     from luthier.workshop.labelling.question import Span, text_of
@@ -138,13 +158,18 @@ def _spans(console: Console, session: Labelling, row: Asked) -> str | Answer:
     while True:
         if held:
             console.print(_marked(text, words, held, session.question))
-        typed = _asked_line(console, f"2-4 label (words), . done, u undo, {GENERAL}, g guidelines")
+        theirs = session.others(row)
+        take = ", = NAME takes theirs" if theirs else ""
+        typed = _asked_line(console, f"2-4 label (words), . done, u undo{take}, {GENERAL}, g guidelines")
         if typed in ("b", "s", "q", "g"):
             return typed
         if typed == ".":
             return Answer(held)
         if typed == "u":
             held = held[:-1]
+            continue
+        if typed.startswith("=") and typed[1:].strip() in theirs:
+            held = [s for s in theirs[typed[1:].strip()] if isinstance(s, Span)]
             continue
         try:
             held = _with(held, typed, words, session.question)
@@ -172,7 +197,7 @@ def _with(held: list[Span], typed: str, words: Sequence[tuple[int, int]], questi
     return held
 
 
-def _text(console: Console, session: Labelling, row: Asked) -> str | Answer:
+def _text(console: Console, session: Sitting, row: Asked) -> str | Answer:
     """A text: the line that is typed; of several lines in the editor."""
     typed = _asked_line(console, f"write the answer, e several lines, {GENERAL}, g guidelines")
     if typed in ("b", "s", "q", "g"):
@@ -211,7 +236,7 @@ def _asked_line(console: Console, hint: str) -> str:
 # ── what is shown ──────────────────────────────────────────────────────────────────────────────
 
 
-def _next(console: Console, session: Labelling) -> Asked | None:
+def _next(console: Console, session: Sitting) -> Asked | None:
     """The next row; a terminal says what is waited for."""
     with console.status("picking rows"):
         return session.next()

@@ -10,11 +10,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from luthier.errors import DataError
 from luthier.feedback.schema import asked, form_of
 from luthier.feedback.store import Entry, Store
-from luthier.workshop.labelling.question import KEPT_AS, Question, Span
+from luthier.workshop.labelling.question import KEPT_AS, NAMES, Question, Span
 
 Value = tuple[str, ...] | tuple[Span, ...] | str
 """Classes, spans or a text, by the form of the question."""
@@ -74,9 +75,32 @@ def opinions(store: Store, question: Question) -> list[Opinions]:
     return list(found.values())
 
 
-def questions(store: Store) -> dict[tuple[str, str], int]:
-    """(name, form as kept) of every question that somebody answered, and how many answers it has."""
-    return dict(Counter((asked(e.payload)[0], str(form_of(e.payload))) for e in store.entries(kind="label")))
+class Poll(NamedTuple):
+    """A question that was found in a store, and what was said to it."""
+
+    question: Question
+    opinions: list[Opinions]
+
+
+def poll(store: Store, *, named: str | None = None) -> Poll:
+    """The one question of a store, or the one of that name, with the labels that were given.
+
+    Raises DataError where there is none, or several and no name.
+    """
+    answers = Counter((asked(e.payload)[0], form_of(e.payload)) for e in store.entries(kind="label"))
+    fitting = [key for key in answers if named is None or key[0] == named]
+    if len(fitting) != 1:
+        known = ", ".join(f"{name} ({n} answers)" for (name, _), n in answers.most_common(8))
+        fault = "nobody has labelled anything" if not answers else "several questions" if named is None else f"no question {named!r}"
+        remedy = f"name one with --question: {known}" if answers else "label something first: luthier data label FILE --labels a,b"
+        raise DataError(fault, where=str(store.path), remedy=remedy)
+    name, kept = fitting[0]
+    form = next(f for f, k in KEPT_AS.items() if k == kept)
+    bare = Question(form, named=None if name == NAMES[form] else name)
+    found = opinions(store, bare)
+    values = [v for o in found for v in (*o.said.values(), *o.decided.values())]
+    several = form == "classes" and any(len(v) != 1 for v in values)
+    return Poll(Question(form, labels_of(found), several, bare.named), found)
 
 
 def labels_of(found: list[Opinions]) -> tuple[str, ...]:

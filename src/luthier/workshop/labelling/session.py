@@ -136,6 +136,10 @@ class Labelling:
         entry = self._mine(row.item).get(row.item)
         return None if entry is None or entry.payload.get("skipped") else value_of(entry.payload)
 
+    def others(self, row: Asked) -> dict[str, Value]:
+        """What is shown of others' opinions: nothing, so that each is one's own."""
+        return {}
+
     def counts(self) -> Counter[str]:
         """How many rows have which label of this annotator."""
         values = [value_of(e.payload) for e in self._mine().values() if not e.payload.get("skipped")]
