@@ -139,16 +139,16 @@ def test_prompts_are_texts_or_messages_up_to_the_answer(tmp_path):
     assert [note.split(": ")[1] for note in found.notes] == ["1 left out"] * 2
 
 
-def test_keys_of_a_terminal_count_also_when_pressed_early_and_a_closed_one_ends_it():
-    from luthier.cli.judging import _Closed, _pressed
+def test_keys_of_a_terminal_count_also_whenpressed_early_and_a_closed_one_ends_it():
+    from luthier.cli.keys import Closed, pressed
 
     ours, theirs = pty.openpty()
     os.write(ours, b"1t\x04")
     select.select([theirs], [], [], 5)
-    assert [_pressed(theirs), _pressed(theirs)] == ["1", "t"]
-    with pytest.raises(_Closed):
-        _pressed(theirs)
+    assert [pressed(theirs), pressed(theirs)] == ["1", "t"]
+    with pytest.raises(Closed):
+        pressed(theirs)
     threading.Timer(0.2, os.close, [ours]).start()
-    with pytest.raises(_Closed):
-        _pressed(theirs)
+    with pytest.raises(Closed):
+        pressed(theirs)
     os.close(theirs)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luthier.cli.options import model_argument, model_source, runs_option, sampling_of, sampling_options, store_option
+from luthier.cli.options import login, model_argument, model_source, runs_option, sampling_of, sampling_options, store_option
 
 
 @click.command(name="rate")
@@ -52,7 +52,7 @@ def command(
     with Store(store) as opened:
         duel = Duel(opened, first, second, sampling_of(sampling))
         pairs = duel.pairs(asked.prompts)
-        session = Session(opened, pairs, annotator=annotator or _login(), run=first.name)
+        session = Session(opened, pairs, annotator=annotator or login(), run=first.name)
         try:
             judged = judge(session, total=len(asked.prompts))
         finally:
@@ -72,17 +72,6 @@ def _author(name: str, root: Path) -> Any:
     source = model_source(name, root)
     folder = source.local.parent if source.local is not None else None
     return Author(folder.name if folder is not None and (folder / "run.json").is_file() else source.name, source)
-
-
-def _login() -> str:
-    import getpass
-
-    from luthier.errors import LuthierError
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        raise LuthierError("the login name cannot be told", where="annotator", remedy="say who judges: --annotator ada") from None
 
 
 def _sum_up(session: Any, judged: int, failed: dict[str, str], total: int, store: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from luthier.cli.keys import Closed, clean, read_key, read_text
 
 if TYPE_CHECKING:
     from luthier.feedback.session import Session, Turn
@@ -22,13 +21,14 @@ NARROW = 80
 KEYS = "1 or 2 is better, t tie, s skip, e edit, b back, q quit"
 
 
-class _Closed(Exception):
-    """Input has ended: the person has left, or closed the terminal."""
+def judge(session: Session, *, total: int, aside: str = "") -> int:
+    """Show pairs and write down verdicts until all are judged or the person leaves; how many pairs were judged.
 
-
-def judge(session: Session, *, total: int) -> int:
-    """Show pairs and write down verdicts until all are judged or the person leaves; how many pairs were judged."""
+    `aside` are guidelines, shown above the first pair.
+    """
     console = Console(highlight=False)
+    if aside:
+        console.print(Panel(Text(clean(aside)), title="guidelines", border_style="dim"))
     judged: set[str] = set()
     try:
         turn = _next(console, session)
@@ -48,7 +48,7 @@ def judge(session: Session, *, total: int) -> int:
                 continue
             judged.add(turn.pair.item)
             turn = _next(console, session)
-    except (_Closed, KeyboardInterrupt):
+    except (Closed, KeyboardInterrupt):
         console.print()
     return len(judged)
 
@@ -63,7 +63,7 @@ def _verdict(console: Console, session: Session, turn: Turn) -> str:
     """Ask until there is an answer, and write it down: what was pressed."""
     begun = time.monotonic()
     while True:
-        key = _key(console, KEYS)
+        key = read_key(console, KEYS)
         seconds = time.monotonic() - begun
         if key in ("1", "2"):
             session.choose(turn, int(key) - 1, seconds=seconds)
@@ -73,19 +73,19 @@ def _verdict(console: Console, session: Session, turn: Turn) -> str:
             if not _edited(console, session, turn, begun):
                 continue
         elif key not in ("b", "q"):
-            console.print(f"{_clean(key)!r} is no key here: {KEYS}", style="yellow", markup=False)
+            console.print(f"{clean(key)!r} is no key here: {KEYS}", style="yellow", markup=False)
             continue
         return key
 
 
 def _edited(console: Console, session: Session, turn: Turn, begun: float) -> bool:
     """Ask for a better text; whether there is one."""
-    key = _key(console, "edit which, 1 or 2? (another key: neither)")
+    key = read_key(console, "edit which, 1 or 2? (another key: neither)")
     if key not in ("1", "2"):
         return False
     place = int(key) - 1
     before = turn.shown[place]
-    text = _text(console, before).strip()
+    text = read_text(console, before, hint="write the better answer").strip()
     if not text or text == before.strip():
         console.print("nothing was changed", style="yellow")
         return False
@@ -93,74 +93,15 @@ def _edited(console: Console, session: Session, turn: Turn, begun: float) -> boo
     return True
 
 
-def _text(console: Console, before: str) -> str:
-    """The text that a person makes of one: in $EDITOR where there is one, else in lines up to one that holds a single dot."""
-    if sys.stdin.isatty() and (os.environ.get("VISUAL") or os.environ.get("EDITOR")):
-        try:
-            return click.edit(before, extension=".txt") or ""
-        except click.ClickException as error:
-            console.print(f"the editor cannot be used: {error.message}", style="yellow", markup=False)
-    console.print("write the better answer; a line with a single dot ends it")
-    lines: list[str] = []
-    while (line := _line()) != ".":
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _key(console: Console, hint: str) -> str:
-    """One key of a terminal, one line of a pipe."""
-    console.print(Text(hint, style="dim"), end=" ")
-    if not sys.stdin.isatty():
-        line = _line().strip().lower()
-        console.print()
-        return line
-    key = _pressed(sys.stdin.fileno())
-    console.print(_clean(key))
-    return key.lower()
-
-
-def _pressed(terminal: int) -> str:
-    """The next key, also one that was pressed before it was waited for, which `click.getchar` would throw away."""
-    import select
-    import termios
-    import tty
-
-    try:
-        before = termios.tcgetattr(terminal)
-        tty.setcbreak(terminal, termios.TCSADRAIN)
-        try:
-            read = os.read(terminal, 1)
-            while read[:1] == b"\x1b":  # the rest of an arrow or another long key
-                if not select.select([terminal], [], [], 0)[0]:
-                    break
-                read += os.read(terminal, 1)
-        finally:
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-    except (OSError, termios.error) as error:
-        raise _Closed from error
-    if read in (b"", b"\x04", b"\0"):  # control-D; pressed early, it is read as 0
-        raise _Closed
-    return read.decode(errors="replace")
-
-
-def _line() -> str:
-    try:
-        line = sys.stdin.readline()
-    except OSError as error:
-        raise _Closed from error
-    if not line:
-        raise _Closed
-    return line.rstrip("\r\n")
-
-
 def _show(console: Console, turn: Turn, place: str) -> None:
     console.rule(place, style="dim")
     prompt = turn.prompt if isinstance(turn.prompt, str) else "\n".join(f"{m['role']}: {m.get('content') or ''}" for m in turn.prompt)
-    console.print(Text(_clean(prompt), style="bold"))
+    if prompt:
+        console.print(Text(clean(prompt), style="bold"))
     finish = [turn.pair.source["finish"][i] for i in turn.order]
     panels = [
         Panel(
-            Text(_clean(answer)),
+            Text(clean(answer)),
             title=str(number),
             title_align="left",
             subtitle="cut off" if end == "length" else None,
@@ -177,11 +118,6 @@ def _show(console: Console, turn: Turn, place: str) -> None:
     both.add_column(ratio=1)
     both.add_row(*panels)
     console.print(both)
-
-
-def _clean(text: str) -> str:
-    """A text without what would steer the terminal."""
-    return "".join(c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else "�" for c in text)
 
 
 def agreement_lines(store: Store) -> list[str]:

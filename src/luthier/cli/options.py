@@ -104,6 +104,18 @@ def the_run(name: str, root: Path) -> Run:
     return find(name, root=root)
 
 
+def login() -> str:
+    """The login name, for an annotator who gave none."""
+    import getpass
+
+    from luthier.errors import LuthierError
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise LuthierError("the login name cannot be told", where="annotator", remedy="say who judges: --annotator ada") from None
+
+
 def print_json(value: Any) -> None:
     """Indented JSON on standard output."""
     import json

@@ -73,6 +73,23 @@ def kappa(first: Sequence[float] | NDArray[np.float64], second: Sequence[float] 
     return float(((one == other).mean() - by_chance) / (1 - by_chance)) if len(known) > 1 else math.nan
 
 
+def fleiss(values: NDArray[np.float64]) -> float:
+    """Fleiss' kappa (1971) of names that any people gave; NaN where all say one and the same thing.
+
+    `values` is (items, annotators), NaN where there is none. Items of fewer than two are left out; of the others each counts the
+    same, however many judged it.
+    """
+    kept = values[(~np.isnan(values)).sum(1) > 1]
+    known = np.unique(kept[~np.isnan(kept)])
+    if len(known) < 2:
+        return math.nan
+    counts = (kept[:, :, None] == known).sum(1).astype(np.float64)
+    people = counts.sum(1)
+    agreeing = (((counts**2).sum(1) - people) / (people * (people - 1))).mean()
+    by_chance = float(((counts.sum(0) / counts.sum()) ** 2).sum())
+    return float((agreeing - by_chance) / (1 - by_chance))
+
+
 def alpha(values: NDArray[np.float64], *, level: Level = "nominal") -> float:
     """Krippendorff's alpha of any number of people who need not have judged all items; NaN where all say one and the same thing.
 

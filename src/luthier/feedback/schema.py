@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 APPLICATION, VERSION = 0x4C544642, 1
 """What marks a SQLite file as a store of ours (`application_id`), and the form of its tables (`user_version`)."""
 PICKS = (0, 1, "tie", "skip")
 """What can be said of two answers: the number of the better one, counted from 0 as they are stored, or one of two words."""
+
+Form = Literal["labels", "spans", "text"]
 
 _TABLES = """
 CREATE TABLE items (item TEXT PRIMARY KEY, time REAL NOT NULL, content TEXT NOT NULL);
@@ -69,12 +71,33 @@ def _edit(payload: Mapping[str, Any]) -> str | None:
 
 
 def _label(payload: Mapping[str, Any]) -> str | None:
-    if isinstance(payload.get("labels"), list):
+    if not isinstance(payload.get("question", ""), str):
+        return "question is no name"
+    form = form_of(payload)
+    if form is None:
+        return "has neither labels, spans nor text"
+    if form == "labels":
         return None if all(isinstance(name, str) and name for name in payload["labels"]) else "labels holds something else than names"
-    spans = payload.get("spans")
-    if not isinstance(spans, list):
-        return "has neither labels nor spans"
-    return None if all(_is_span(s) for s in spans) else "spans holds something else than start, end (characters) and label"
+    if form == "text":
+        return None if payload["text"].strip() or payload.get("skipped") else "text is empty"
+    return None if all(_is_span(s) for s in payload["spans"]) else "spans holds something else than start, end (characters) and label"
+
+
+def form_of(payload: Mapping[str, Any]) -> Form | None:
+    """What a label of a text is: names of classes, spans of its characters, or words of the annotator's own."""
+    if isinstance(payload.get("labels"), list):
+        return "labels"
+    if isinstance(payload.get("spans"), list):
+        return "spans"
+    return "text" if isinstance(payload.get("text"), str) else None
+
+
+def asked(payload: Mapping[str, Any]) -> tuple[str, bool]:
+    """What a judgement answers: the question by its name, and whether as the one who decides where others differ.
+
+    Answers to several questions about one item, and a decision beside its maker's own opinion, stand side by side.
+    """
+    return str(payload.get("question") or form_of(payload) or ""), bool(payload.get("adjudicated"))
 
 
 def _is_span(span: Any) -> bool:
@@ -90,4 +113,4 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "edit": _edit,
     "label": _label,
 }
-"""kind -> what is wrong with a payload: a choice between two answers, a rating of one, a better text, labels of a text."""
+"""kind -> what is wrong with a payload: a choice between two answers, a rating of one, a better text, what was said of a text."""

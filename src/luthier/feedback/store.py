@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.errors import DataError, LuthierError, SpaceError
-from luthier.feedback.schema import APPLICATION, KINDS, VERSION, statements
+from luthier.feedback.schema import APPLICATION, KINDS, VERSION, asked, statements
 from luthier.registry import nearest
 
 WAIT = 30.0
@@ -27,7 +27,7 @@ WAIT = 30.0
 
 
 class Said(NamedTuple):
-    """What somebody said, on its way in. `supersedes` is the entry it corrects; that of the same kind where there is one."""
+    """What somebody said, on its way in. `supersedes` is the entry it corrects; else what they said before to the same question."""
 
     kind: str
     content: Mapping[str, Any]
@@ -172,7 +172,8 @@ class Store:
         item = self._keep(said.content)
         corrected = said.supersedes
         if corrected is None:
-            before = self._entries("current", kind=said.kind, item=item, annotator=annotator)
+            held = self._entries("current", kind=said.kind, item=item, annotator=annotator)
+            before = [e for e in held if asked(e.payload) == asked(said.payload)]
             if before and before[-1].payload == json.loads(_json(said.payload)):
                 return before[-1], True
             corrected = before[-1].id if before else None
