@@ -211,3 +211,31 @@ REWARD_OPTIONS = Registry(
         "function": "luthier.recipe.rewards.function:FunctionOptions",
     },
 )
+STAGES = Registry(
+    "stage",
+    {
+        "missing": "luthier.data.stages.missing:Missing",
+        "unicode": "luthier.data.stages.unicode:Unicode",
+        "markup": "luthier.data.stages.markup:Markup",
+        "whitespace": "luthier.data.stages.whitespace:Whitespace",
+        "language": "luthier.data.stages.language:Language",
+        "length": "luthier.data.stages.length:Length",
+        "boilerplate": "luthier.data.stages.boilerplate:Boilerplate",
+        "duplicates": "luthier.data.stages.duplicates:Duplicates",
+        "near_duplicates": "luthier.data.stages.near_duplicates:NearDuplicates",
+    },
+)
+STAGE_OPTIONS = Registry(
+    "stage_options",
+    {
+        "missing": "luthier.recipe.stages.missing:MissingOptions",
+        "unicode": "luthier.recipe.stages.unicode:UnicodeOptions",
+        "markup": "luthier.recipe.stages.markup:MarkupOptions",
+        "whitespace": "luthier.recipe.stages.whitespace:WhitespaceOptions",
+        "language": "luthier.recipe.stages.language:LanguageOptions",
+        "length": "luthier.recipe.stages.length:LengthOptions",
+        "boilerplate": "luthier.recipe.stages.boilerplate:BoilerplateOptions",
+        "duplicates": "luthier.recipe.stages.duplicates:DuplicatesOptions",
+        "near_duplicates": "luthier.recipe.stages.duplicates:NearDuplicatesOptions",
+    },
+)

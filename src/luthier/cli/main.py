@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "Fine-tune a real model on shipped reviews, offline, in about a minute.",
     "import": "Turn another tool's configuration into a recipe.",
     "train": "Fine-tune by a recipe.",
+    "data": "The data workshop: clean and split files of any format.",
     "check": "Find what would fail, before it does.",
     "explain": "Show every value of a recipe and where it came from.",
     "resume": "Go on with a run that was stopped.",

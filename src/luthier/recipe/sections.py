@@ -17,8 +17,9 @@ from luthier.recipe.limit import EARLIER, GENERAL, limit
 from luthier.recipe.methods.options import MethodOptions
 from luthier.recipe.origin import parse
 from luthier.recipe.retention.options import RetentionOptions
+from luthier.recipe.stages.options import StageOptions
 from luthier.recipe.tasks.options import TaskOptions
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, TASK_OPTIONS, nearest
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Auto = Literal["auto"]
@@ -29,6 +30,10 @@ class Section(BaseModel):
     """Strict: unknown keys are refused, values are checked again on assignment."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+
+
+def _stage_options(value: Any) -> Any:
+    return chosen(value, "stage", StageOptions, STAGE_OPTIONS)
 
 
 class Data(Section):
@@ -65,6 +70,9 @@ class Data(Section):
         None,
         description="folder of an earlier run: its labels come first, its validation and test rows are scored too, and a curriculum "
         "may bring its training rows back (streams earlier and new)",
+    )
+    clean: list[Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage_options)]] = Field(
+        default_factory=list, description="stages that rows go through before they become records, in order: names, or sections with a type"
     )
     duplicates: Literal["keep", "drop"] = Field("keep", description="rows that repeat a text (case and spaces aside) and its label")
     limit: int | None = Field(None, gt=0, description="train on at most this many rows, drawn with the seed")

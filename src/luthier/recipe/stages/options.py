@@ -1,0 +1,25 @@
+"""What the options of every stage of the data workshop share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.recipe.fields import Strings
+
+Columns = Annotated[Strings, Field(min_length=1)]
+
+
+class StageOptions(BaseModel):
+    """One of `data.clean`; each stage subclasses it with its own fields."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+
+    type: str
+
+
+class TextStageOptions(StageOptions):
+    """What the stages share that read or change texts."""
+
+    columns: Columns | None = Field(None, description="columns it looks at; every column of texts where absent")
