@@ -223,6 +223,7 @@ STAGES = Registry(
         "boilerplate": "luthier.data.stages.boilerplate:Boilerplate",
         "duplicates": "luthier.data.stages.duplicates:Duplicates",
         "near_duplicates": "luthier.data.stages.near_duplicates:NearDuplicates",
+        "privacy": "luthier.workshop.privacy:privacy",
     },
 )
 STAGE_OPTIONS = Registry(
@@ -237,5 +238,6 @@ STAGE_OPTIONS = Registry(
         "boilerplate": "luthier.recipe.stages.boilerplate:BoilerplateOptions",
         "duplicates": "luthier.recipe.stages.duplicates:DuplicatesOptions",
         "near_duplicates": "luthier.recipe.stages.duplicates:NearDuplicatesOptions",
+        "privacy": "luthier.recipe.stages.privacy:PrivacyOptions",
     },
 )
