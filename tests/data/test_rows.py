@@ -147,7 +147,7 @@ DATA = Path(os.environ.get("LUTHIER_DATA", Path(__file__).parents[3] / "shared" 
 
 @pytest.mark.skipif(not (DATA / "dirty_json").is_dir(), reason="no dirty_json in $LUTHIER_DATA")
 def test_json_that_must_parse_does_and_that_must_fail_does():
-    from luthier.data.rows import _parse
+    from luthier.data.sources.json_values import parse
 
     counts = {"y": 0, "n": 0}
     for path in sorted((DATA / "dirty_json" / "test_parsing").glob("[yn]_*.json")):
@@ -156,7 +156,7 @@ def test_json_that_must_parse_does_and_that_must_fail_does():
         except UnicodeDecodeError:
             counts["n"] += path.name.startswith("n_")
             continue
-        failed = isinstance(_parse(text), Exception)
+        failed = isinstance(parse(text), Exception)
         assert failed == path.name.startswith("n_"), path.name
         counts[path.name[0]] += 1
     assert counts["y"] == 95

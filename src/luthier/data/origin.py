@@ -13,7 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.data.rows import FORMATS, archive_of
+from luthier.data.rows import FORMATS
+from luthier.data.sources.opened import archive_of
 from luthier.errors import DataError, DependencyError
 from luthier.recipe.origin import Origin, parse
 

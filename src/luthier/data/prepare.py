@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.origin import located
-from luthier.data.rows import Quarantined, Row, Rows, archive_of, cell_text, read
+from luthier.data.rows import Quarantined, Row, Rows, cell_text, read
+from luthier.data.sources.opened import archive_of
 from luthier.data.split import Part, content_key, linked, split
 from luthier.errors import DataError
 from luthier.registry import nearest

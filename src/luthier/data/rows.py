@@ -7,16 +7,17 @@ row; a file that cannot be read at all raises DataError.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from luthier.data.sources.delimited import Dialect, delimiter_of, records, tsv_quoting
+from luthier.data.sources.json_values import object_fault, parse
+from luthier.data.sources.lines import MOST, Line
+from luthier.data.sources.opened import opened
 from luthier.data.squad import flatten, is_squad
 from luthier.errors import DataError
 
@@ -35,7 +36,7 @@ FORMATS = {
     ".iob2": "conll",
     ".bio": "conll",
 }
-MAX_CELL = 16 << 20
+PACKED = (".gz", ".zst")
 
 
 class Row(NamedTuple):
@@ -85,7 +86,7 @@ def read(
 
     A text file gives rows with one column, named `text`: its documents, between separators.
     """
-    kind = _format(path) if format == "auto" else format
+    kind = format_of(path) if format == "auto" else format
     data = _bytes(path)
     result = Rows()
     if kind == "parquet":
@@ -108,54 +109,25 @@ def read(
     return result
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """The format that a file's name tells. Raises DataError where it tells none."""
     suffixes = [s.lower() for s in path.suffixes]
-    kind = FORMATS.get(next((s for s in reversed(suffixes) if s != ".gz"), ""))
+    kind = FORMATS.get(next((s for s in reversed(suffixes) if s not in PACKED), ""))
     if kind is None:
         raise DataError(
             f"cannot tell the format from the name {path.name!r}",
             where=str(path),
-            remedy=f"name it {', '.join(FORMATS)} (optionally .gz), or set data.format",
+            remedy=f"name it {', '.join(FORMATS)} (optionally .gz or .zst), or set data.format",
         )
     return kind
 
 
-def archive_of(path: Path) -> Path:
-    """The file on the disk that holds `path`: itself, or the zip archive that it leads into."""
-    return next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), path)
-
-
 def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes() if archive_of(path) == path else _member(path, archive_of(path))
-    except FileNotFoundError:
-        raise DataError("no such file", where=str(path), remedy="check data.train, data.validation and data.test") from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"is a damaged gzip file: {error}", where=str(path), remedy="fetch it again") from None
+    with opened(path) as stream:
+        data = stream.read()
     if not data.strip():
         raise DataError("is empty", where=str(path), remedy="give a file with at least one row")
     return data
-
-
-def _member(path: Path, archive: Path) -> bytes:
-    """A file inside a zip archive."""
-    import zipfile
-
-    inside = path.relative_to(archive).as_posix()
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return opened.read(inside)
-    except KeyError:
-        with zipfile.ZipFile(archive) as opened:
-            names = ", ".join(opened.namelist()[:8])
-        raise DataError(f"has no {inside}", where=str(archive), remedy=f"it holds {names}") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise DataError(f"is a damaged zip archive: {error}", where=str(archive), remedy="fetch it again") from None
 
 
 def decode(data: bytes, path: Path, *, encoding: str = "auto") -> tuple[str, str]:
@@ -213,23 +185,30 @@ LABEL = "__label__"
 """What stands before a label in fastText's files."""
 
 
-def _labelled(text: str, path: Path, result: Rows, column: str) -> None:
-    """Lines `LABEL text`, as TREC and fastText write them, the latter with several labels, kept with blanks between.
+def labelled(line: str, column: str) -> dict[str, Any] | str | None:
+    """The row of a line `LABEL text`, as TREC and fastText write them, the latter with several labels, kept with blanks between.
 
-    Where labels have levels, A:b, the column `coarse` has the first.
+    Where labels have levels, A:b, the column `coarse` has the first. None for an empty line, the reason for one that is no row.
     """
+    if not line.strip():
+        return None
+    label, _, rest = line.strip().partition(" ")
+    while rest.startswith(LABEL):
+        more, _, rest = rest.partition(" ")
+        label += f" {more}"
+    label = label.replace(LABEL, "")
+    if not label or not rest.strip():
+        return "has no text after its label"
+    return {column: rest.strip(), "label": label, "coarse": label.partition(":")[0]}
+
+
+def _labelled(text: str, path: Path, result: Rows, column: str) -> None:
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        label, _, rest = line.strip().partition(" ")
-        while rest.startswith(LABEL):
-            more, _, rest = rest.partition(" ")
-            label += f" {more}"
-        label = label.replace(LABEL, "")
-        if not label or not rest.strip():
-            result.quarantined.append(Quarantined(str(path), number, "has no text after its label", line[:200]))
-            continue
-        result.rows.append(Row({column: rest.strip(), "label": label, "coarse": label.partition(":")[0]}, str(path), number))
+        row = labelled(line, column)
+        if isinstance(row, str):
+            result.quarantined.append(Quarantined(str(path), number, row, line[:200]))
+        elif row is not None:
+            result.rows.append(Row(row, str(path), number))
 
 
 def _documents(text: str, path: Path, result: Rows, separator: str | None, column: str) -> None:
@@ -249,106 +228,77 @@ def _sentences(text: str, path: Path, result: Rows, kind: str, names: list[str] 
         read_columns(text, path, result, names)
 
 
-def _delimited(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
-    csv.field_size_limit(MAX_CELL)
-    lines = io.StringIO(text, newline="").readlines()
-    delimiter = "\t" if kind == "tsv" else _delimiter(lines[0])
-    if delimiter not in ",\t":
-        result.notes.append(f"{path.name}: fields separated by {delimiter!r}")
-    records = _records(lines, delimiter, quoting=csv.QUOTE_MINIMAL if kind == "csv" else _tsv_quoting(lines))
-    header = names
-    for line, cells, fault in records:
-        if header is None:
-            header = [c.strip() for c in cells or []]
-            if fault or not any(header):
-                raise DataError("has no header line", where=f"{path}:{line}", remedy="name the columns in data.columns")
-            twice = next((c for c in header if header.count(c) > 1), None)
-            if twice is not None:
-                raise DataError(f"names the column {twice!r} twice", where=f"{path}:{line}", remedy="rename one of them")
-            continue
-        if cells is None or fault:
-            result.quarantined.append(Quarantined(str(path), line, fault, lines[line - 1][:200].rstrip("\r\n")))
-        elif len(cells) != len(header):
-            reason = f"{len(cells)} fields where the header has {len(header)}"
-            result.quarantined.append(Quarantined(str(path), line, reason, delimiter.join(cells)[:200]))
+def _numbered(text: str, *, newline: str) -> Iterator[Line]:
+    for number, line in enumerate(io.StringIO(text, newline=newline), 1):
+        if len(line) > MOST:
+            yield Line(number, line[:200], f"a line of {len(line):,} characters, longer than {MOST >> 20} Mi")
         else:
-            result.rows.append(Row(dict(zip(header, cells, strict=True)), str(path), line))
+            yield Line(number, line)
 
 
-def _delimiter(first: str) -> str:
-    """The separator of a header line: the commonest of the usual ones."""
-    counts = {d: first.count(d) for d in (",", ";", "\t", "|")}
-    best = max(counts, key=lambda d: counts[d])
-    return best if counts[best] else ","
+def _delimited(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
+    dialect = Dialect(delimiter_of(text[: text.find("\n")] if "\n" in text else text))
+    if kind == "tsv":
+        dialect = Dialect("\t", tsv_quoting(lambda: _numbered(text, newline="")))
+    if dialect.delimiter not in ",\t":
+        result.notes.append(f"{path.name}: fields separated by {dialect.delimiter!r}")
+    header = names
+    for found in records(_numbered(text, newline=""), dialect):
+        if header is None:
+            header = header_of(found.cells, f"{path}:{found.line}")
+            continue
+        fault = found.fault or width_fault(found.cells, header)
+        if fault:
+            excerpt = found.excerpt or dialect.delimiter.join(found.cells or [])[:200]
+            result.quarantined.append(Quarantined(str(path), found.line, fault, excerpt))
+        else:
+            result.rows.append(Row(dict(zip(header, found.cells or [], strict=True)), str(path), found.line))
 
 
-def _tsv_quoting(lines: list[str]) -> Any:
-    """Many TSV files hold bare quotes, some quoted fields: the reading under which every record is whole is taken."""
-    full = [line for line in lines if line.strip()]
-    fields = full[0].count("\t") + 1
-    try:
-        records = [r for r in csv.reader(lines, delimiter="\t", strict=True) if r]
-    except csv.Error:
-        return csv.QUOTE_NONE
-    clean = all(len(r) == fields for r in records)
-    lines_are_records = all(line.count("\t") + 1 == fields for line in full)
-    if clean and (len(records) == len(full) or not lines_are_records):
-        return csv.QUOTE_MINIMAL
-    return csv.QUOTE_NONE
+def header_of(cells: list[str] | None, where: str) -> list[str]:
+    """The names of the columns. Raises DataError for a line that names none, or one twice."""
+    header = [c.strip() for c in cells or []]
+    if not any(header):
+        raise DataError("has no header line", where=where, remedy="name the columns in data.columns")
+    if len(set(header)) < len(header):
+        twice = next(c for c in header if header.count(c) > 1)
+        raise DataError(f"names the column {twice!r} twice", where=where, remedy="rename one of them")
+    return header
 
 
-def _records(lines: list[str], delimiter: str, *, quoting: Any) -> Iterator[tuple[int, list[str] | None, str]]:
-    """(line, cells, fault) for each record; after a quote that never closes, reading goes on at the next line."""
-    start = 0
-    while start < len(lines):
-        reader = csv.reader(lines[start:], delimiter=delimiter, quoting=quoting, strict=quoting != csv.QUOTE_NONE)
-        base, begun = start, start
-        try:
-            for cells in reader:
-                if cells:
-                    yield begun + 1, cells, ""
-                begun = base + reader.line_num
-            return
-        except csv.Error as error:
-            reason = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
-            yield begun + 1, None, reason
-            start = begun + 1
+def width_fault(cells: list[str] | None, header: list[str]) -> str:
+    """Why cells do not fit under a header; "" where they do."""
+    count = len(cells or [])
+    return "" if count == len(header) else f"{count} fields where the header has {len(header)}"
 
 
 def _jsonl(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
-    for number, line in enumerate(text.split("\n"), 1):
-        if len(line) > MAX_CELL:
-            reason = f"a line of {len(line) >> 20} Mi characters, longer than {MAX_CELL >> 20}"
-            result.quarantined.append(Quarantined(str(path), number, reason, line[:200]))
-        elif line.strip():
-            _add_object(_parse(line), line, number, path, result)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        return error
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    for line in _numbered(text, newline="\n"):
+        if line.fault:
+            result.quarantined.append(Quarantined(str(path), line.number, line.fault, line.text))
+        elif line.text.strip():
+            _add_object(parse(line.text), line.text, line.number, path, result)
 
 
 def _add_object(value: Any, text: str, line: int, path: Path, result: Rows) -> None:
-    if isinstance(value, dict):
+    fault = object_fault(value)
+    if fault:
+        result.quarantined.append(Quarantined(str(path), line, fault, text[:200].rstrip("\n")))
+    else:
         result.rows.append(Row(value, str(path), line))
-        return
-    reason = f"not JSON: {value}" if isinstance(value, Exception) else f"a {type(value).__name__} where an object was expected"
-    result.quarantined.append(Quarantined(str(path), line, reason[:200], text[:200]))
 
 
 def _json(text: str, path: Path, result: Rows, kind: str, names: list[str] | None) -> None:
-    value = _parse(text)
+    read_json(text, path, result)
+
+
+def read_json(text: str, path: Path, result: Rows) -> None:
+    """Rows of a JSON text: a list of objects or of texts (column `text`), an object with one such list, SQuAD, or one object a line."""
+    value = parse(text)
     if isinstance(value, Exception):
-        if text.lstrip().startswith("{") and isinstance(_parse(text.lstrip().split("\n")[0]), dict):
+        if text.lstrip().startswith("{") and isinstance(parse(text.lstrip().split("\n")[0]), dict):
             result.notes.append(f"{path.name}: one object a line; read as JSONL")
-            _jsonl(text, path, result, kind, names)
+            _jsonl(text, path, result, "jsonl", None)
             return
         raise DataError(f"is not JSON: {value}", where=str(path), remedy="mend the file, or use JSONL")
     if is_squad(value):
@@ -363,6 +313,8 @@ def _json(text: str, path: Path, result: Rows, kind: str, names: list[str] | Non
         value = lists[0] if len(lists) == 1 else [value]
     if not isinstance(value, list):
         raise DataError("holds no list of rows", where=str(path), remedy="give a JSON list of objects")
+    if value and all(isinstance(item, str) for item in value):
+        value = [{"text": item} for item in value]
     for number, item in enumerate(value, 1):
         _add_object(item, json.dumps(item)[:200], number, path, result)
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from luthier.data.origin import located
 from luthier.data.prepare import Record
-from luthier.data.rows import archive_of, read
+from luthier.data.rows import read
+from luthier.data.sources.opened import archive_of
 from luthier.data.tokens import Tokens, cache_folder
 from luthier.errors import DataError, Fault, ModelError, RecipeError
 from luthier.evaluation.compare import paired

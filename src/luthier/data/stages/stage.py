@@ -10,10 +10,11 @@ whole input; a stage leaves these as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from luthier.recipe.stages.options import JudgingOptions
 from luthier.registry import STAGES
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Looker(Stage, Protocol):
     def settle(self) -> None: ...
 
 
-def make(options: StageOptions, schema: pa.Schema) -> Stage:
-    """The stage of some options, for batches of a schema."""
+def make(options: StageOptions, schema: pa.Schema, *, text: Sequence[str] = ("text",)) -> Stage:
+    """The stage of some options, for batches of a schema. One that judges rows and names no column looks at the `text` ones."""
+    if isinstance(options, JudgingOptions) and options.columns is None:
+        options = options.model_copy(update={"columns": [name for name in text if name in schema.names] or None})
     made: Stage = STAGES.load(options.type)(options, schema)
     return made

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.recipe.stages.options import TextStageOptions
+from luthier.recipe.stages.options import JudgingOptions
 
 
-class RepeatOptions(TextStageOptions):
+class RepeatOptions(JudgingOptions):
     """What the two stages share that drop rows which repeat others."""
 
     across: bool = Field(True, description="rows of all files are compared; or each file's with its own alone")

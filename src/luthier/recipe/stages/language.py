@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.recipe.stages.options import Columns, TextStageOptions
+from luthier.recipe.stages.options import Columns, JudgingOptions
 
 
-class LanguageOptions(TextStageOptions):
+class LanguageOptions(JudgingOptions):
     """Rows in other languages are dropped."""
 
     type: Literal["language"] = "language"

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.recipe.stages.options import TextStageOptions
+from luthier.recipe.stages.options import JudgingOptions
 
 Count = Annotated[int, Field(ge=0)]
 
 
-class LengthOptions(TextStageOptions):
+class LengthOptions(JudgingOptions):
     """Rows whose text is too short or too long, or of a length unlike the others', are dropped."""
 
     type: Literal["length"] = "length"

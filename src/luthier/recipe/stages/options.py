@@ -20,6 +20,14 @@ class StageOptions(BaseModel):
 
 
 class TextStageOptions(StageOptions):
-    """What the stages share that read or change texts."""
+    """What the stages share that change texts."""
 
     columns: Columns | None = Field(None, description="columns it looks at; every column of texts where absent")
+
+
+class JudgingOptions(StageOptions):
+    """What the stages share that judge a row by its text."""
+
+    columns: Columns | None = Field(
+        None, description="columns it looks at; the text (and the text of a pair) where absent, every column of texts where there is none"
+    )
