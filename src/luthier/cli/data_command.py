@@ -7,6 +7,7 @@ import importlib
 import click
 
 COMMANDS = {
+    "report": "Say what data files hold, on one page.",
     "clean": "Read files of any format, clean their rows, and write them to a new folder.",
     "split": "Share rows out to train, validation and test, with nothing leaking between them.",
 }

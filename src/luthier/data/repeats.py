@@ -17,6 +17,7 @@ from luthier.data.profile import leaves
 from luthier.data.sources.kinds import values
 from luthier.data.split import content_key
 from luthier.data.stages.stage import FILE, LINE
+from luthier.recipe.stages.duplicates import NearDuplicatesOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 MOST_NEAR = 200_000
 """Rows among which near duplicates are looked for; of more it is told that they were not."""
-ALIKE, SHORTEST = 0.8, 5
-"""From which share of common words on two texts are nearly the same, and the fewest words that say so."""
 EXAMPLES = 8
 
 
@@ -64,13 +63,17 @@ class Repeats:
 
 
 def repeats(stream: Stream, *, texts: Sequence[str], target: Sequence[str] = (), near: bool = True) -> Repeats:
-    """Compare all rows by the columns `texts`, case and white space aside; `target` is what may differ between them."""
+    """Compare all rows by the columns `texts`, case and white space aside; `target` is what may differ between them.
+
+    Near duplicates are those of the stage of that name, with its defaults.
+    """
     first: dict[bytes, int] = {}
     targets: dict[bytes, set[int]] = {}
     leader: list[int] = []
     parts: list[str] = []
     places: list[Place] = []
-    words = Texts(min_words=SHORTEST)
+    options = NearDuplicatesOptions()
+    words = Texts(shingle=options.shingle, min_words=options.min_words)
     for batch, _, part in stream.portions():
         cells = list(_texts(batch, texts))
         for text, aim in zip(cells, _texts(batch, target), strict=True):
@@ -88,7 +91,7 @@ def repeats(stream: Stream, *, texts: Sequence[str], target: Sequence[str] = (),
     pairs = [(a, b, 1.0) for b, a in enumerate(leader) if a != b]
     alike: list[tuple[int, int, float]] = []
     if near:
-        close = words.pairs(threshold=ALIKE)
+        close = words.pairs(threshold=options.threshold)
         alike = [
             (a, b, s)
             for a, b, s in zip(close.first.tolist(), close.second.tolist(), close.similarity.tolist(), strict=True)
@@ -124,5 +127,8 @@ def _overlaps(leader: Sequence[int], alike: Sequence[tuple[int, int, float]], pa
 def _texts(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[str]:
     """The texts of each row, those inside lists and nested values too."""
     wanted = [n for n in columns if n in batch.schema.names]
+    if not wanted:
+        yield from [""] * batch.num_rows
+        return
     for row in values(batch.select([*wanted, FILE, LINE])):
         yield "\n".join(t for n in wanted for t in (leaves(row[n]) or ([] if row[n] is None else [str(row[n])])))

@@ -58,6 +58,7 @@ def report(files: Sequence[str], *, text: str | None = None, label: str | None =
         "columns_in_all": len(found.columns),
         "task": _task(meant, given),
         "classes": classes(meant, rows),
+        "unknown_classes": _unknown(meant, found, rows),
         "lengths": {
             "characters": _spread([sum(map(len, texts)) for texts in read]),
             "model": counted.model,
@@ -89,6 +90,14 @@ def classes(meant: Guess, rows: Sequence[Row]) -> dict[str, int]:
         label_separator=meant.values["data.label_separator"].value if "data.label_separator" in meant.values else None,
     )
     return dict(Counter(label for row in rows for label in cells(row, data)).most_common())
+
+
+def _unknown(meant: Guess, found: Profile, rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Labels of each further file given that the first one has not."""
+    parts = {source.name: source.input.part for source, _, _ in found.by_source}
+    by_part = {p: classes(meant, [r for r in rows if parts[r.file] == p]) for p in dict.fromkeys(parts.values())}
+    first, *others = by_part.values()
+    return {p: new for p, held in zip(list(by_part)[1:], others, strict=True) if (new := [c for c in held if c not in first])}
 
 
 def _written(meant: Guess) -> tuple[str, ...]:
@@ -130,7 +139,8 @@ def _files(found: Profile) -> list[dict[str, Any]]:
 
 def _column(column: Column, found: Profile, meant: Guess) -> dict[str, Any]:
     role = "text" if column.name in meant.texts else "target" if column.name in meant.target else ""
-    common = column.counts.most_common(COMMONEST) if column.counts and column.distinct and column.distinct <= 0.5 * found.rows else []
+    telling = role != "text" and column.counts and column.distinct and column.distinct <= 0.5 * found.rows
+    common = column.counts.most_common(COMMONEST) if telling and column.counts else []
     return {
         "name": column.name,
         "type": column.type,
