@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 BANDS, ROWS = 20, 6
 CHUNK_WORDS = 1 << 16
-CHUNK_PAIRS = 1 << 16
+PORTION = 1 << 21
+MANY = 20_000_000
+"""Candidates, of which repeated ones are then taken out."""
 NEIGHBOURS = 64
 """In a bucket of more than this, each text is compared with so many neighbours and with the first, not with all."""
 WORD = re.compile(r"\w+")
@@ -96,7 +98,7 @@ class Texts:
         found = _Shingled.of(ids, lengths, self._shingle, self._least)
         same = found.repeats()
         candidates = found.candidates(same)
-        verified = [found.verified(part, threshold) for part in _parts(candidates, CHUNK_PAIRS)]
+        verified = [found.verified(part, threshold) for part in found.portions(candidates)]
         first, second, similarity = (np.concatenate(x) for x in zip(*verified, same.pairs(), strict=True))
         first, second = found.numbers[first], found.numbers[second]
         order = np.lexsort((first, second))
@@ -119,6 +121,8 @@ class _Shingled:
     """Texts that are long enough: `flat` has their shingles end to end, text i from starts[i], `counts[i]` of them."""
 
     flat: NDArray[np.uint64]
+    ranks: NDArray[np.int64]
+    """The same shingles, as small numbers."""
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
     numbers: NDArray[np.int64]
@@ -133,7 +137,8 @@ class _Shingled:
                 flat[:-further] = _mixed(flat[:-further] * np.uint64(0x9E3779B97F4A7C15) + mixed[further:])
         ends = np.cumsum(lengths)
         numbers = np.flatnonzero(lengths >= least)
-        return cls(flat, (ends - lengths)[numbers], lengths[numbers] - shingle + 1, numbers)
+        ranks = ids.astype(np.int64) if shingle == 1 else np.unique(flat, return_inverse=True)[1]
+        return cls(flat, ranks, (ends - lengths)[numbers], lengths[numbers] - shingle + 1, numbers)
 
     def repeats(self) -> _Same:
         keys = np.zeros(len(self.counts), np.uint64)
@@ -150,13 +155,15 @@ class _Shingled:
         """Pairs [n, 2] of texts whose signatures agree in a band; of equal texts the first alone."""
         own = np.flatnonzero(same.leader == np.arange(len(same.leader)))
         keys = self._bands()
-        found = np.zeros(0, np.int64)
+        found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
         size = max(len(self.counts), 1)
         for band in range(BANDS):
             low, high = _bucketed(own, keys[own, band])
-            low, high = np.minimum(low, high), np.maximum(low, high)
-            found = np.union1d(found, low * size + high)
-        return np.stack([found // size, found % size], 1)
+            found.append(np.minimum(low, high) * size + np.maximum(low, high))
+            if sum(map(len, found)) > MANY:
+                found = [_once(found)]
+        pairs = _once(found)
+        return np.stack([pairs // size, pairs % size], 1)
 
     def _bands(self) -> NDArray[np.uint64]:
         draw = np.random.default_rng(0x10717)
@@ -179,23 +186,26 @@ class _Shingled:
 
     def _together(self, part: slice | NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """The shingles of some texts end to end, and where each text starts."""
+        places, starts = self._places(part)
+        return self.flat[places], starts
+
+    def _places(self, part: slice | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         counts = self.counts[part]
         starts = np.cumsum(counts) - counts
-        places = np.arange(int(counts.sum())) + np.repeat(self.starts[part] - starts, counts)
-        return self.flat[places], starts
+        return np.arange(int(counts.sum())) + np.repeat(self.starts[part] - starts, counts), starts
+
+    def portions(self, pairs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The pairs, so many at a time that they hold about PORTION shingles."""
+        cuts = np.flatnonzero(np.diff(np.cumsum(self.counts[pairs].sum(1)) // PORTION)) + 1
+        return np.split(pairs, cuts)
 
     def verified(self, pairs: NDArray[np.int64], threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Those of the pairs that are alike, compared exactly."""
         rows, back = np.unique(pairs, return_inverse=True)
         back = back.reshape(pairs.shape)
-        flat, _ = self._together(rows)
         owner = np.repeat(np.arange(len(rows)), self.counts[rows])
-        order = np.lexsort((flat, owner))
-        flat, owner = flat[order], owner[order]
-        new = np.ones(len(flat), bool)
-        new[1:] = (flat[1:] != flat[:-1]) | (owner[1:] != owner[:-1])
-        flat, owner = flat[new], owner[new]
-        sizes = np.bincount(owner, minlength=len(rows))
+        marked = _once([owner << 32 | self.ranks[self._places(rows)[0]]])
+        flat, sizes = marked & 0xFFFFFFFF, np.bincount(marked >> 32, minlength=len(rows))
         begins = np.cumsum(sizes) - sizes
         a, b = back[:, 0], back[:, 1]
         both = _common(flat, begins, sizes, a, b)
@@ -247,7 +257,7 @@ def _bucketed(rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> tuple[NDArra
 
 
 def _common(
-    flat: NDArray[np.uint64], begins: NDArray[np.int64], sizes: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]
+    flat: NDArray[np.int64], begins: NDArray[np.int64], sizes: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """How many elements the sets a and b of each pair share; set i is flat[begins[i]:][:sizes[i]]."""
     total = sizes[a] + sizes[b]
@@ -256,12 +266,11 @@ def _common(
     inside = np.arange(int(total.sum())) - np.repeat(ends - total, total)
     from_a = inside < sizes[a][pair]
     places = np.where(from_a, begins[a][pair] + inside, begins[b][pair] + inside - sizes[a][pair])
-    values = flat[places]
-    order = np.lexsort((values, pair))
-    values, pair = values[order], pair[order]
-    twice = (values[1:] == values[:-1]) & (pair[1:] == pair[:-1])
-    return np.bincount(pair[1:][twice], minlength=len(a))
+    marked = np.sort(pair << 32 | flat[places])
+    return np.bincount(marked[1:][marked[1:] == marked[:-1]] >> 32, minlength=len(a))
 
 
-def _parts(pairs: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return [pairs[i : i + size] for i in range(0, max(len(pairs), 1), size)]
+def _once(numbers: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Each number once, in order; sorting is faster here than numpy's hashing of unique numbers."""
+    found = np.sort(np.concatenate(numbers))
+    return found[np.r_[True, found[1:] != found[:-1]]] if len(found) else found

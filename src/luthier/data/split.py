@@ -11,7 +11,7 @@ import hashlib
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 Part = Literal["train", "validation", "test"]
@@ -76,3 +76,38 @@ def split(keys: Sequence[str], strata: Sequence[str], *, validation: float, test
                 given, place = given + size, place + 1
             owed[part] -= given
     return parts
+
+
+def split_by_time(keys: Sequence[str], times: Sequence[float], *, validation: float, test: float) -> list[Part]:
+    """Assign each record a part: the newest are for testing, those before them for validation, the oldest for training.
+
+    Groups of equal keys go together, at the time of their newest record; groups of one time are not parted.
+    """
+    newest: dict[str, float] = {}
+    sizes: Counter[float] = Counter()
+    for key, time in zip(keys, times, strict=True):
+        newest[key] = max(time, newest.get(key, time))
+    for key in keys:
+        sizes[newest[key]] += 1
+    of_time: dict[float, Part] = {}
+    seen, bounds = 0, (("test", test * len(keys)), ("validation", (test + validation) * len(keys)))
+    for time in sorted(sizes, reverse=True):
+        middle = seen + sizes[time] / 2
+        of_time[time] = next((part for part, bound in bounds if middle < bound), "train")  # type: ignore[misc]
+        seen += sizes[time]
+    return [of_time[newest[key]] for key in keys]
+
+
+def kept_to(parts: Sequence[Part], keys: Sequence[str], own: Sequence[str], saved: Mapping[str, Part]) -> list[Part]:
+    """The parts, but for records that were dealt before: they keep theirs, and new ones of their group follow them.
+
+    `keys` are those of groups, `own` those of the records' contents, which `saved` knows. A group that was parted
+    already is followed to its test side, so that nothing which is new is trained on beside what is tested.
+    """
+    order = {"test": 0, "validation": 1, "train": 2}
+    followed: dict[str, Part] = {}
+    for key, content in zip(keys, own, strict=True):
+        part = saved.get(content)
+        if part is not None and order[part] <= order[followed.get(key, "train")]:
+            followed[key] = part
+    return [saved.get(content) or followed.get(key) or part for part, key, content in zip(parts, keys, own, strict=True)]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from luthier.errors import Fault, RecipeError
 from luthier.recipe.sections import Recipe
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, TASK_OPTIONS, nearest
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS, nearest
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
 
 
 Chosen = Mapping[str, type[BaseModel]]
-"""The options classes that stand under `task`, `method` and `retention`, and under `task.rewards.0` and so on."""
+"""The options classes that stand under `task`, `method` and `retention`, and under `task.rewards.0`, `data.clean.0` and so on."""
 
 
 def _chosen(raw: Mapping[str, Any]) -> Chosen:
@@ -218,6 +218,12 @@ def _chosen(raw: Mapping[str, Any]) -> Chosen:
         name = reward.get("type") if isinstance(reward, Mapping) else reward
         if isinstance(name, str) and name in REWARD_OPTIONS.names():
             found[f"task.rewards.{i}"] = REWARD_OPTIONS.load(name)
+    data = raw.get("data")
+    stages = data.get("clean") if isinstance(data, Mapping) else None
+    for i, stage in enumerate(stages if isinstance(stages, list) else []):
+        name = stage.get("type") if isinstance(stage, Mapping) else stage
+        if isinstance(name, str) and name in STAGE_OPTIONS.names():
+            found[f"data.clean.{i}"] = STAGE_OPTIONS.load(name)
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from luthier.recipe.stages.options import JudgingOptions
 from luthier.registry import STAGES
@@ -52,9 +52,8 @@ class Stage(Protocol):
     def __call__(self, batch: pa.RecordBatch) -> Verdicts: ...
 
 
-@runtime_checkable
 class Looker(Stage, Protocol):
-    """A stage that must have seen every row before it can say what becomes of one."""
+    """A stage whose options say `sees_all`."""
 
     def look(self, batch: pa.RecordBatch) -> None: ...
 

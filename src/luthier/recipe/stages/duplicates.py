@@ -14,6 +14,11 @@ class RepeatOptions(JudgingOptions):
 
     across: bool = Field(True, description="rows of all files are compared; or each file's with its own alone")
 
+    @property
+    def sees_all(self) -> bool:
+        """Rows are compared with each other."""
+        return True
+
 
 class DuplicatesOptions(RepeatOptions):
     """Rows with the same texts as an earlier one are dropped."""

@@ -23,6 +23,11 @@ class LengthOptions(JudgingOptions):
         description="drop lengths whose logarithm is more than so many robust deviations from the median; 4 is far",
     )
 
+    @property
+    def sees_all(self) -> bool:
+        """Only where lengths are compared with each other."""
+        return self.outliers is not None
+
     @model_validator(mode="after")
     def _some_bound(self) -> LengthOptions:
         if self.at_least is None and self.at_most is None and self.outliers is None:

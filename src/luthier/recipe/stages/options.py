@@ -18,6 +18,11 @@ class StageOptions(BaseModel):
 
     type: str
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether the stage must have seen every row before it can say what becomes of one."""
+        return False
+
 
 class TextStageOptions(StageOptions):
     """What the stages share that change texts."""

@@ -1,0 +1,92 @@
+"""Arguments that the subcommands of `luthier data` share: which files, how they are read, which stages."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from luthier.data.stream import Stream
+    from luthier.recipe.stages.options import StageOptions
+
+FORMATS = ["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "excel", "text", "labelled", "conll", "conllu"]
+_READING = (
+    click.argument("files", nargs=-1, required=True, metavar="FILE..."),
+    click.option("--format", "format", type=click.Choice(FORMATS), default="auto", show_default=True, help="Of the files."),
+    click.option("--encoding", default="auto", show_default=True, help="Of text files; auto detects it."),
+    click.option("--columns", default=None, metavar="A,B,C", help="Column names, for files without a header line."),
+    click.option("--separator", default=None, help="What stands between the documents of a text file."),
+    click.option("--text", default="text", show_default=True, help="The column with the text; several with commas between."),
+    click.option("--query", default=None, metavar="SQL", help="What a database (FILE: a SQLAlchemy URL) is asked."),
+    click.option("--sheet", default=None, help="Of a spreadsheet; the first where not given."),
+)
+out_option = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the result; it must not be there yet.")
+to_option = click.option(
+    "--to",
+    "to",
+    type=click.Choice(["parquet", "arrow", "jsonl", "csv"]),
+    default="parquet",
+    show_default=True,
+    help="Format of the result.",
+)
+
+
+def reading_options(command: Any) -> Any:
+    """The files and how they are read."""
+    for option in reversed(_READING):
+        command = option(command)
+    return command
+
+
+def texts_of(text: str) -> list[str]:
+    """The columns of `--text`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def stream_of(options: dict[str, Any]) -> Stream:
+    """The stream that the options mean; how each file was understood is shown on standard error."""
+    from luthier.data.sources.source import Reading
+    from luthier.data.stream import open_stream
+
+    columns = options["columns"]
+    separator = options["separator"]
+    reading = Reading(
+        format=options["format"],
+        encoding=options["encoding"],
+        columns=[c.strip() for c in columns.split(",")] if columns else None,
+        separator=separator.encode().decode("unicode_escape") if separator and separator.isascii() else separator,
+        text=(texts_of(options["text"]) or ["text"])[0],
+        query=options["query"],
+        sheet=options["sheet"],
+    )
+    stream = open_stream(options["files"], reading)
+    for source in stream.sources[:10]:
+        click.echo(source.describe(), err=True)
+    if len(stream.sources) > 10:
+        click.echo(f"and {len(stream.sources) - 10} more files", err=True)
+    for note in stream.notes[:10]:
+        click.echo(f"· {note}", err=True)
+    return stream
+
+
+def stages_of(texts: tuple[str, ...]) -> list[StageOptions]:
+    """The stages that `--stage` names: `length at_least=3 columns=[title]`. Raises RecipeError for what is none."""
+    import yaml
+
+    from luthier.errors import Fault, RecipeError
+    from luthier.recipe import load_recipe
+
+    sections: list[Any] = []
+    for text in texts:
+        name, *pairs = shlex.split(text) or [""]
+        section: dict[str, Any] = {"type": name}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise RecipeError([Fault(f"{pair!r} is not of the form key=value", f"--stage {text!r}")])
+            section[key] = yaml.safe_load(value)
+        sections.append(section)
+    return load_recipe({"data": {"train": "rows", "clean": sections}}).recipe.data.clean

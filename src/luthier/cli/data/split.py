@@ -1,0 +1,67 @@
+"""`luthier data split FILE... --by stratified --column label --out FOLDER`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from luthier.cli.data.options import out_option, reading_options, stream_of, texts_of, to_option
+from luthier.cli.options import json_option, print_json
+
+
+@click.command(name="split")
+@reading_options
+@click.option(
+    "--by", type=click.Choice(["random", "stratified", "grouped", "time"]), default="random", show_default=True, help="How rows are dealt."
+)
+@click.option("--column", default=None, help="The labels to stratify by, the groups to keep together, or the times.")
+@click.option("--validation", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True, help="Share of the rows.")
+@click.option("--test", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share of the rows.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed deals the same.")
+@click.option(
+    "--near",
+    type=click.FloatRange(0.5, 1),
+    default=0.8,
+    show_default=True,
+    help="Texts at least so alike stay on one side; 1 for equal words.",
+)
+@click.option("--against", multiple=True, metavar="FILE", help="Rows that must not be trained on: a test file, an evaluation set.")
+@click.option("--run", type=click.IntRange(3), default=13, show_default=True, help="So many words in a row are no chance.")
+@click.option(
+    "--leaks", type=click.Choice(["remove", "refuse"]), default="remove", show_default=True, help="What to do with rows that leak."
+)
+@click.option(
+    "--keep-to", type=click.Path(path_type=Path), default=None, help="The split.jsonl of an earlier split: its rows stay where they were."
+)
+@to_option
+@out_option
+@json_option
+def command(
+    by: Any, column: str | None, validation: float, test: float, seed: int, near: float, against: tuple[str, ...], run: int, leaks: Any,
+    keep_to: Path | None, to: Any, out: Path, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Share the rows of FILEs out to train, validation and test in a new folder.
+
+    Rows with the same or nearly the same text stay on one side, and so do rows of one group. The split is saved by content
+    (split.jsonl), so that it survives re-ordering. Rows for training that stand in an --against file are removed, or refused.
+    """
+    from luthier.data.sharing import Plan, held_out, share
+    from luthier.data.stream import open_stream
+
+    text = texts_of(options["text"])
+    held = held_out(open_stream(against), text=text, threshold=near, run=run) if against else None
+    plan = Plan(
+        by=by, column=column, validation=validation, test=test, seed=seed, near=near, text=text, saved=keep_to, leaks=leaks
+    )  # fmt: skip
+    shared = share(stream_of(options), plan, out, held=held, format=to)
+    summary = shared.books.summary()
+    if as_json:
+        print_json({"folder": str(out), "files": shared.files, "rows": summary, "groups": shared.groups})
+        return
+    for name, rows in shared.files.items():
+        click.echo(f"wrote {out / name} ({rows:,} rows)")
+    click.echo(f"{shared.groups:,} groups of the same or nearly the same text, or of one group, each on one side")
+    for stage, told in summary["stages"].items():
+        click.echo(f"  {stage}: " + ", ".join(f"{n:,} {reason}" for reason, n in told["reasons"].items()))
