@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rater import Rater, comparable, joy, prompts, starter
 from scipy import stats
 
 import luthier
 from luthier.evaluation.learning import signs
 from luthier.inference.sampling import Sampling
 from luthier.inference.writer import Writer
+from rater import Rater, comparable, joy, prompts, starter
 
 NAMED, TOKENS = r"\b(?:named|called) [A-Z]", 40
 FRESH = 128

@@ -107,14 +107,14 @@ def profile(stream: Stream) -> Profile:
     sample = Sample(stream.schema)
     reasons: Counter[str] = Counter()
     examples: list[Quarantined] = []
-    per_file = {s.name: [s, 0, 0] for s in stream.sources}
+    usable: Counter[str] = Counter()
+    spoiled: Counter[str] = Counter()
     rows = 0
     for batch, bad, _ in stream.portions():
         rows += batch.num_rows
-        for name, count in Counter(batch.column(FILE).to_pylist()).items():
-            per_file[name][1] += count
+        usable.update(batch.column(FILE).to_pylist())
         for item in bad:
-            per_file[item.file][2] += 1
+            spoiled[item.file] += 1
             reasons[item.reason.split(":")[0]] += 1
         examples += bad[: EXAMPLES - len(examples)]
         for name, one in seen.items():
@@ -127,7 +127,7 @@ def profile(stream: Stream) -> Profile:
         raise DataError(f"holds no row that can be used{why}", where=where, remedy="mend the file, or give another")
     table = sample.table()
     columns = {name: one.column(table.column(name)) for name, one in seen.items()}
-    by_source = [(s, n, b) for s, n, b in per_file.values()]
+    by_source = [(s, usable[s.name], spoiled[s.name]) for s in stream.sources]
     return Profile(columns, rows, by_source, quarantined, reasons, examples, table, stream.notes)
 
 
@@ -212,7 +212,9 @@ def _type(cells: Sequence[Any]) -> tuple[Type, bool]:
     written = all(isinstance(c, str) for c in cells)
     figures = [number(c) for c in cells]
     if all(f is not None for f in figures):
-        whole = all(f.is_integer() and "." not in str(c).rstrip("0").rstrip(".") for f, c in zip(figures, cells, strict=True) if f is not None)
+        whole = all(
+            f.is_integer() and "." not in str(c).rstrip("0").rstrip(".") for f, c in zip(figures, cells, strict=True) if f is not None
+        )
         return ("whole number" if whole else "number"), written
     if all(isinstance(c, bool) for c in cells):
         return "yes or no", False

@@ -13,13 +13,13 @@ from luthier.data.profile import Column, number
 from luthier.data.rows import Row
 
 TEXTS = (
-    "text", "sentence", "content", "review", "tweet", "comment", "message", "utterance", "query", "question", "source", "src", "document",
-    "article", "passage", "description", "body", "abstract", "post", "prompt", "input", "quote", "transcript", "headline", "title", "answer",
+    "text", "sentence", "content", "review", "tweet", "comment", "message", "utterance", "query", "question", "source", "src",
+    "document", "article", "passage", "description", "body", "abstract", "post", "prompt", "input", "quote", "transcript", "headline", "title", "answer",
 )  # fmt: skip
 """Names of columns with what is read, likeliest first."""
 LABELS = (
-    "label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "emotion", "emotions", "score", "rating", "stars",
-    "diagnosis", "gold_label", "duplicate", "is_duplicate", "similarity", "toxic", "grade", "priority", "department", "genre", "tag", "tags",
+    "label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "emotion", "emotions", "score", "rating",
+    "stars", "diagnosis", "gold_label", "duplicate", "is_duplicate", "similarity", "toxic", "grade", "priority", "department", "genre", "tag", "tags",
     "coarse", "y",
 )  # fmt: skip
 """Names of columns with what is to be said of a text, likeliest first."""
@@ -31,7 +31,14 @@ PAIRS = (
     ("question", "passage"), ("question", "context"), ("claim", "evidence"),
 )  # fmt: skip
 """Names of two columns that are read together."""
-FOUND = (("anchor", "positive"), ("query", "positive"), ("query", "pos"), ("query", "passage"), ("query", "document"), ("question", "positive"))
+FOUND = (
+    ("anchor", "positive"),
+    ("query", "positive"),
+    ("query", "pos"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("question", "positive"),
+)
 """Names of two columns of which one is to be found for the other."""
 GROUPS = (
     "group", "passage", "passage_id", "document_id", "doc_id", "patient", "patient_id", "user_id", "author_id", "conversation_id",
@@ -67,7 +74,7 @@ def is_text(column: Column, rows: int) -> bool:
 
 def by_name(names: Sequence[str], among: Mapping[str, Column]) -> str | None:
     """The column with the likeliest of some names, case aside."""
-    lower = {n.lower(): n for n in reversed(among)}
+    lower = {n.lower(): n for n in reversed(list(among))}
     return next((lower[n] for n in names if n in lower), None)
 
 
@@ -94,6 +101,9 @@ def label_of(columns: Mapping[str, Column], rows: int, *, texts: Sequence[str]) 
     named = by_name(LABELS, left)
     if named is not None:
         return named
+    several = next((n for n, c in left.items() if separator_of(c)), None)
+    if several is not None:
+        return several
     few = {n: c.distinct for n, c in left.items() if c.distinct is not None and c.distinct <= max(2, min(0.2 * rows, MOST_LABELS))}
     return min(few, key=lambda n: few[n]) if few else None
 

@@ -27,17 +27,23 @@ ENOUGH = 0.5
 """Share of them that must fit."""
 FEW = 16
 """Rows a label up to which learning from few examples is worth a word."""
-ASKED = {"prompt": ("prompt", "question", "instruction", "query", "input", "conversations", "messages")}
-ANSWERED = (("question", "answer"), ("question", "response"), ("prompt", "response"), ("prompt", "answer"), ("query", "response"), ("instruction", "response"), ("user", "assistant"))  # fmt: skip
+ASKED = ("prompt", "question", "instruction", "query", "input", "conversations", "messages")
+"""Names of columns with what answers are compared for."""
+ANSWERED = (
+    ("question", "answer"), ("question", "response"), ("prompt", "response"), ("prompt", "answer"), ("query", "response"),
+    ("instruction", "response"), ("user", "assistant"),
+)  # fmt: skip
+"""Names of columns with a question and its answer, beside those that the task knows."""
 TAGGED = ("tags", "ner_tags", "pos_tags", "labels", "entities", "spans", "label")
+"""Names of columns with tags or spans."""
 
 
 @dataclass(frozen=True)
 class Guess:
     """A task by its name, what kind of it, and why.
 
-    `values` are recipe values, `texts` the columns that are read and `target` those that are learned; `others` says what else
-    the rows would do for.
+    `values` are recipe values, `texts` the columns that are read (those in `optional` may be empty) and `target` those that are
+    learned; `others` says what else the rows would do for.
     """
 
     task: str
@@ -47,6 +53,7 @@ class Guess:
     texts: tuple[str, ...]
     target: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @property
     def labels(self) -> bool:
@@ -66,25 +73,29 @@ class Seen:
     columns: Mapping[str, Column]
     rows: Sequence[Row]
     count: int
-    text: str | None = None
+    text: Sequence[str] = ()
     label: str | None = None
     texts: list[str] = field(default_factory=list)
 
 
-def guess(found: Profile, *, text: str | None = None, label: str | None = None) -> Guess:
-    """The likeliest task; `text` and `label` are columns a user names. Raises DataError for one that is not there, and for rows without texts."""
-    for name, option in ((text, "--text"), (label, "--label")):
+def guess(found: Profile, *, text: Sequence[str] = (), label: str | None = None) -> Guess:
+    """The likeliest task; `text` (one column, or the two of a pair) and `label` are what a user names.
+
+    Raises DataError for a column that is not there, and for rows without texts.
+    """
+    if len(text) > 2:
+        raise DataError("a row has one text, or two that are read together", where="--text", remedy="name one column or two")
+    for name, option in (*((t, "--text") for t in text), (label, "--label")):
         if name is not None and name not in found.columns:
             near = nearest(name, found.columns)
             remedy = (f"did you mean {near!r}? " if near else "") + f"the columns are: {', '.join(map(repr, list(found.columns)[:20]))}"
             raise DataError(f"no column {name!r}", where=option, remedy=remedy)
     texts = named.texts_of(found.columns, found.rows)
-    if text is not None:
-        texts = [text, *(t for t in texts if t != text)]
+    texts = [*text, *(t for t in texts if t not in text)]
     texts = [t for t in texts if t != label]
     seen = Seen(found.columns, found.drawn(LOOKED_AT), found.rows, text, label, texts)
     ways: tuple[Callable[[Seen], Guess | None], ...] = (_tagging, _labelled, _written, _plain)
-    if text is None and label is None:
+    if not text and label is None:
         ways = (_parsing, _span, _preference, _chat, _found, *ways)
     for way in ways:
         taken = way(seen)
@@ -116,17 +127,19 @@ def _tagging(seen: Seen) -> Guess | None:
         column = seen.columns.get(label)
         if column is None or column.type not in ("list", "nested"):
             continue
-        text = seen.text or next((n for n in ("words", "tokens", *seen.texts) if n in seen.columns), "text")
+        text = next((n for n in (*seen.text, "words", "tokens", *seen.texts) if n in seen.columns), "text")
         try:
             place = columns_of(Data(train=["-"], text=text, label=label), seen.rows)
         except DataError:
             continue
         if not _fits(seen.rows, lambda values, place=place: marked(values, place)):  # type: ignore[misc]
             continue
-        values = {} if label in ("tags", "spans") else {"data.label": Told(label, "lists of tags, one a word" if place.tags else "spans")}
-        if place.source not in ("words", "tokens", "text"):
-            values["data.text"] = Told(place.source, "what is tagged")
-        why = f"{place.target!r} has a tag for each word of {place.source!r}" if place.tags else f"{place.target!r} has spans of {place.source!r}"
+        values = {"data.text": Told(place.source, "what is tagged"), "data.label": Told(label, "its tags" if place.tags else "its spans")}
+        why = (
+            f"{place.target!r} has a tag for each word of {place.source!r}"
+            if place.tags
+            else f"{place.target!r} has spans of {place.source!r}"
+        )
         return Guess("tagging", "entities or tags", why, values, (place.source,), (place.target,))
     return None
 
@@ -142,11 +155,18 @@ def _span(seen: Seen) -> Guess | None:
         "data.text_pair": Told("question", "what is asked of it"),
         "data.label": Told("answers", "where in it the answer stands"),
     }
-    return Guess("span", "answers in passages", f"answers are parts of {passage!r}, as in SQuAD's format", values, (passage, "question"), ("answers",))
+    return Guess(
+        "span",
+        "answers in passages",
+        f"answers are parts of {passage!r}, as in SQuAD's format",
+        values,
+        (passage, "question"),
+        ("answers",),
+    )
 
 
 def _preference(seen: Seen) -> Guess | None:
-    asked = named.by_name(ASKED["prompt"], seen.columns)
+    asked = named.by_name(ASKED, seen.columns)
     names = {} if asked in (None, "prompt") else {"prompt": str(asked)}
     try:
         form = comparisons.recognise(seen.rows, names)
@@ -157,8 +177,9 @@ def _preference(seen: Seen) -> Guess | None:
     needed = comparisons.FORMATS[form]
     values = {"task.columns": Told(names, f"the question stands in {asked!r}")} if names and form != "openai" else {}
     why = f"the columns {', '.join(needed)} hold answers that were compared or judged ({form})"
-    texts = tuple(n for n in (asked, *needed) if n in seen.columns)
-    return Guess("preference", form, why, values, tuple(dict.fromkeys(texts)), (), ("reward, to learn a judge from the same rows",))
+    texts = [n for n in (asked, *needed) if n is not None and n in seen.columns]
+    others = ("reward, to learn a judge from the same rows",)
+    return Guess("preference", form, why, values, tuple(dict.fromkeys(texts)), (), others)
 
 
 def _chat(seen: Seen) -> Guess | None:
@@ -176,7 +197,8 @@ def _chat(seen: Seen) -> Guess | None:
         values = {"task.columns": Told(names, f"{held[0]!r} is asked, {held[1]!r} answered")} if names else {}
         extra = [n for n in ("system", "tools", "input") if n in seen.columns and (n != "input" or form == "alpaca")]
         why = f"the columns {', '.join(held)} are those of {form}: what is asked, and what is answered"
-        return Guess("chat", form, why, values, (*held, *extra), (), ("text2text, for a model that reads one text and writes another",))
+        others = ("text2text, for a model that reads one text and writes another",)
+        return Guess("chat", form, why, values, (*held, *extra), (), others, tuple(extra))
     return None
 
 
@@ -194,35 +216,37 @@ def _found(seen: Seen) -> Guess | None:
 def _labelled(seen: Seen) -> Guess | None:
     if not seen.texts or (seen.label in named.texts_of(seen.columns, seen.count)):
         return None
-    pair = named.pair_of(seen.columns, seen.texts) if seen.text is None else None
+    pair = (seen.text[0], seen.text[1]) if len(seen.text) == 2 else None if seen.text else named.pair_of(seen.columns, seen.texts)
     read = pair or (seen.texts[0],)
     label = seen.label or named.label_of(seen.columns, seen.count, texts=seen.texts)
     flags = named.flags_of({n: c for n, c in seen.columns.items() if n not in seen.texts}) if seen.label is None else []
     values = {"data.text": Told(read[0], "its column of texts" if pair is None else "the first text of each pair")}
     if pair:
         values["data.text_pair"] = Told(pair[1], "the second text, read with the first")
-    values = {p: t for p, t in values.items() if (p, t.value) != ("data.text", "text")}
     if len(flags) >= 2 and (label is None or label in flags):
         values["data.label"] = Told(flags, "columns of 0 and 1: a label each")
         return Guess("classification", "several labels", f"{len(flags)} columns hold 0 or 1 for each text", values, read, tuple(flags))
     if label is None:
         return None
     column = seen.columns[label]
-    if label != "label":
-        values["data.label"] = Told(label, "what is to be told of a text")
+    values["data.label"] = Told(label, "what is to be told of a text")
     if named.is_measure(column):
         values["task.kind"] = Told("regression", "its numbers measure something")
-        others = ("embedding, of texts that are as near as the number says",) if pair else ()
-        return Guess("classification", "a number", f"{label!r} holds a number for each text", values, read, (label,), others)
+        near = ("embedding, of texts that are as near as the number says",) if pair else ()
+        return Guess("classification", "a number", f"{label!r} holds a number for each text", values, read, (label,), near)
     mark = named.separator_of(column)
     if mark is not None or column.type == "list":
         if mark is not None:
-            values["data.label_separator"] = Told(mark, f"stands between the labels of a cell: {next(c for c in column.counts or () if mark in c)!r}")
+            values["data.label_separator"] = Told(
+                mark, f"stands between the labels of a cell: {next(c for c in column.counts or () if mark in c)!r}"
+            )
         return Guess("classification", "several labels", f"cells of {label!r} hold several labels", values, read, (label,))
     count = column.distinct or 0
     if count > named.MOST_LABELS:
         return None
-    others = [f"embedding, where texts of one {label} should come near each other"] if count > 20 and not pair else []
+    others: list[str] = []
+    if count > 20 and not pair:
+        others.append(f"embedding, where texts of one {label} should come near each other")
     if seen.count <= FEW * max(count, 1):
         others.append("few_shot, which learns from a few rows of each label")
     if column.type == "whole number" and count > 2:
@@ -238,7 +262,7 @@ def _written(seen: Seen) -> Guess | None:
     sources = [t for t in seen.texts if t != target]
     if target is None or not sources:
         ordered = [n for n in seen.columns if n in seen.texts]
-        if seen.text is not None or len(ordered) != 2 or named.cut_out(seen.rows, ordered[1], ordered[0]):
+        if seen.text or len(ordered) != 2 or named.cut_out(seen.rows, ordered[1], ordered[0]):
             return None
         sources, target = ordered[:1], ordered[1]
     source = sources[0]
@@ -253,6 +277,6 @@ def _plain(seen: Seen) -> Guess | None:
             return None
         seen = Seen(seen.columns, seen.rows, seen.count, texts=single)
     text = seen.texts[0]
-    values = {} if text == "text" else {"data.text": Told(text, "its column of texts")}
+    values = {"data.text": Told(text, "its column of texts")}
     others = ("masked, to make an encoder at home in such texts",)
     return Guess("causal", "plain text", f"{text!r} holds texts, and no column says anything of them", values, (text,), (), others)

@@ -30,7 +30,7 @@ def page(facts: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(f["name"].split("/")[-1] for f in facts["files"]))
     lengths = facts["lengths"]
     chart = charts.bars(lengths["histogram"], x_label="tokens", y_label="rows", limit=lengths["reads"])
-    ranked = sorted(facts["columns"], key=lambda c: ("text", "target", "").index(c["role"]))
+    ranked = sorted(facts["columns"], key=lambda c: ("text", "optional", "target", "").index(c["role"]))
     return pages(HERE).get_template("report.html.j2").render(
         {
             **facts,
@@ -68,8 +68,8 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
         found.append(f"{_number(facts['personal']['rows'])} rows hold personal data or secrets")
     if len(classes) > 1 and max(classes.values()) > UNEVEN * min(classes.values()):
         found.append(f"the largest class has {max(classes.values()) / min(classes.values()):.0f} times the rows of the smallest")
-    empty = [c["name"] for c in facts["columns"] if c["role"] and c["missing"]]
-    found += [f"column {name!r}, which is needed, is empty in some rows" for name in empty if facts["task"]["kind"] != "alpaca" or name != "input"]
+    empty = [c for c in facts["columns"] if c["role"] in ("text", "target") and c["missing"]]
+    found += [f"column {c['name']!r}, which is needed, is empty in {_number(c['missing'])} rows" for c in empty]
     return found
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from luthier.data.profile import Column, Profile, Spread, leaves, profile
 from luthier.data.repeats import repeats
 from luthier.data.rows import Row
+from luthier.data.sources.source import Reading
 from luthier.errors import DependencyError
 from luthier.recipe.sections import Data
 from luthier.tasks.labels import cells
@@ -34,15 +35,22 @@ LANGUAGES_OF = 2000
 COMMONEST = 5
 
 
-def report(files: Sequence[str], *, text: str | None = None, label: str | None = None, model: str | None = None) -> dict[str, Any]:
+def report(
+    files: Sequence[str],
+    *,
+    reading: Reading | None = None,
+    text: Sequence[str] = (),
+    label: str | None = None,
+    model: str | None = None,
+) -> dict[str, Any]:
     """The figures. Raises DataError for files or columns that cannot be used, ModelError for a model that cannot."""
-    given = open_files(files)
+    given = open_files(files, reading)
     found = profile(given.stream)
     meant = guess(found, text=text, label=label)
     rows = found.drawn()
-    read = [[t for name in (*meant.texts, *_written(meant)) for t in leaves(row.values.get(name))] for row in rows]
+    read = [read_by(meant, row) for row in rows]
     chosen = model or model_for(meant)
-    counted = tokens_of(read, model=chosen, paired=_paired(meant))
+    counted = tokens_of(read, model=chosen, paired=is_paired(meant))
     private = personal(found.sample)
     languages, unlooked = _languages(read)
     return {
@@ -100,12 +108,14 @@ def _unknown(meant: Guess, found: Profile, rows: Sequence[Row]) -> dict[str, lis
     return {p: new for p, held in zip(list(by_part)[1:], others, strict=True) if (new := [c for c in held if c not in first])}
 
 
-def _written(meant: Guess) -> tuple[str, ...]:
-    """Columns that a model which writes reads too."""
-    return meant.target if meant.task == "text2text" else ()
+def read_by(meant: Guess, row: Row) -> list[str]:
+    """The texts of a row that a model reads: those it learns to write, too."""
+    names = (*meant.texts, *(meant.target if meant.task == "text2text" else ()))
+    return [text for name in names for text in leaves(row.values.get(name))]
 
 
-def _paired(meant: Guess) -> bool:
+def is_paired(meant: Guess) -> bool:
+    """Whether a model reads two texts with what stands between them."""
     return "data.text_pair" in meant.values and meant.task in ("classification", "span")
 
 
@@ -138,8 +148,16 @@ def _files(found: Profile) -> list[dict[str, Any]]:
 
 
 def _column(column: Column, found: Profile, meant: Guess) -> dict[str, Any]:
-    role = "text" if column.name in meant.texts else "target" if column.name in meant.target else ""
-    telling = role != "text" and column.counts and column.distinct and column.distinct <= 0.5 * found.rows
+    role = (
+        "optional"
+        if column.name in meant.optional
+        else "text"
+        if column.name in meant.texts
+        else "target"
+        if column.name in meant.target
+        else ""
+    )
+    telling = role not in ("text", "optional") and column.counts and column.distinct and column.distinct <= 0.5 * found.rows
     common = column.counts.most_common(COMMONEST) if telling and column.counts else []
     return {
         "name": column.name,
@@ -171,9 +189,7 @@ def _repeats(given: Opened, meant: Guess) -> dict[str, Any]:
         "same": found.same,
         "conflicting": found.conflicting if meant.target else None,
         "nearly": found.nearly,
-        "examples": [
-            {"first": f"{a.file}:{a.line}", "second": f"{b.file}:{b.line}", "alike": alike} for a, b, alike in found.examples
-        ],
+        "examples": [{"first": f"{a.file}:{a.line}", "second": f"{b.file}:{b.line}", "alike": alike} for a, b, alike in found.examples],
         "overlaps": [asdict(o) for o in found.overlaps],
     }
 

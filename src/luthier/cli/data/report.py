@@ -7,19 +7,21 @@ from typing import Any
 
 import click
 
+from luthier.cli.data.options import reading_of, reading_options, texts_of
 from luthier.cli.options import json_option, print_json
 
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 DEFAULT = Path("report.html")
 
 
 @click.command(name="report")
-@click.argument("files", nargs=-1, required=True, metavar="FILE ...")
+@reading_options
 @click.option("--model", help="Lengths are told in its tokens; the shipped one that suits the task where not given.")
 @click.option("--out", type=click.Path(path_type=Path), help=f"The page.  [default: {DEFAULT}, and none with --json]")
-@click.option("--text", help="Column of the texts, where the guess is wrong.")
 @click.option("--label", help="Column of the labels, where the guess is wrong.")
 @json_option
-def command(files: tuple[str, ...], model: str | None, out: Path | None, text: str | None, label: str | None, as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, /, model: str | None, out: Path | None, label: str | None, as_json: bool, **options: Any) -> None:
     """Say what data FILES hold, on one page: columns, task, lengths, labels, repeats, languages, personal data, samples.
 
     Give training and test files together to see what stands in both.
@@ -29,10 +31,13 @@ def command(files: tuple[str, ...], model: str | None, out: Path | None, text: s
     from luthier.workshop.page import page
     from luthier.workshop.report import report
 
+    files: tuple[str, ...] = options["files"]
+    given = {n for n in ("format", "encoding", "columns", "separator", "query", "sheet") if context.get_parameter_source(n) is COMMANDLINE}
+    text = texts_of(options["text"]) if context.get_parameter_source("text") is COMMANDLINE else ()
     target = out if out is not None or as_json else DEFAULT
     if target is not None and target.exists() and any(target.resolve() == Path(f).resolve() for f in files):
         raise SpaceError("is one of the files to report on", where=str(target), remedy="give another file with --out")
-    facts = report(files, text=text, label=label, model=model)
+    facts = report(files, reading=reading_of(options) if given else None, text=text, label=label, model=model)
     if target is not None:
         write_text(target.resolve(), page(facts))
     if as_json:
