@@ -14,9 +14,10 @@ from luthier.cli.lazy import Lazy
 
 COMMANDS = {
     "demo": "Fine-tune a real model on shipped reviews, offline, in about a minute.",
+    "init": "Write a recipe for a data file.",
     "import": "Turn another tool's configuration into a recipe.",
     "train": "Fine-tune by a recipe.",
-    "data": "The data workshop: clean and split files of any format.",
+    "data": "The data workshop: report on, clean and split files of any format.",
     "check": "Find what would fail, before it does.",
     "explain": "Show every value of a recipe and where it came from.",
     "resume": "Go on with a run that was stopped.",

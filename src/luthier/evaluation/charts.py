@@ -85,6 +85,24 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
     return _svg(_axes(0, 1, 0, 1, "confidence", "accuracy") + same + dots, "accuracy against confidence")
 
 
+def bars(bins: Sequence[tuple[float, float, int]], *, x_label: str, y_label: str, limit: float | None = None) -> str:
+    """Upright bars, (from, to, how many) each, and a dashed line at the limit where it lies among them."""
+    if not bins:
+        return ""
+    x0, x1, top = bins[0][0], bins[-1][1], max(n for _, _, n in bins) or 1
+    parts = [_axes(x0, x1, 0, top, x_label, y_label)]
+    for low, high, count in bins:
+        left, right, y = _x(low, x0, x1), _x(high, x0, x1), _y(count, 0, top)
+        parts.append(
+            f'<rect class="a" x="{left + 0.5:.1f}" y="{y:.1f}" width="{max(right - left - 1, 1):.1f}" height="{HEIGHT - BOTTOM - y:.1f}">'
+            f"<title>{low:g} to {high:g}: {count}</title></rect>"
+        )
+    if limit is not None and x0 < limit < x1:
+        x = _x(limit, x0, x1)
+        parts.append(f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+    return _svg("".join(parts), f"{y_label} by {x_label}")
+
+
 def intervals(rows: Sequence[tuple[str, float, float, float, bool]], *, low: float, high: float) -> str:
     """One row each: (name, value, low, high, whether to stress it), as a dot on its interval."""
     line, left = 30, 250

@@ -65,7 +65,7 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
     methods, metric = scores["methods"], scores["metric"]
     names = headlines(task.kind, scores)
     context = {
-        "css": Markup((HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  (our own style sheet)
+        "css": style(),
         "name": story.name,
         "facts": facts,
         "metric": metric,
@@ -91,13 +91,19 @@ def render(story: Story, *, task: Any, gold: NDArray[Any], outputs: NDArray[np.f
         "samples": _samples(story.samples),
         **_of_policy(task, story),
     }
-    return _pages().get_template("report.html.j2").render(context)
+    return pages().get_template("report.html.j2").render(context)
 
 
 @cache
-def _pages() -> jinja2.Environment:
-    """One for all pages, for it keeps the templates it has compiled: a search writes hundreds of reports."""
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
+def pages(folder: Path = HERE) -> jinja2.Environment:
+    """The pages of a folder; one for all, for it keeps the templates it has compiled: a search writes hundreds of reports."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined)
+
+
+@cache
+def style() -> Markup:
+    """The style sheet of every page."""
+    return Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
 
 
 def headlines(kind: str, scores: Mapping[str, Any]) -> list[str]:
@@ -139,8 +145,7 @@ def _of_labels(task: Any, gold: NDArray[Any], outputs: NDArray[np.float64], reco
 
 def xray_page(samples: Sequence[Any], *, fault: str = "") -> str:
     """A page that shows which text of the samples is graded, and why training is refused, if it is."""
-    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
-    return _pages().get_template("xray.html.j2").render(css=css, samples=samples, fault=fault)
+    return pages().get_template("xray.html.j2").render(css=style(), samples=samples, fault=fault)
 
 
 def ways_page(name: str, facts: Mapping[str, Any], *, alike: bool) -> str:
@@ -150,8 +155,7 @@ def ways_page(name: str, facts: Mapping[str, Any], *, alike: bool) -> str:
         for way, figures in facts["ways"].items()
     ]
     chart = charts.marks(points, x_label="lost of the old", y_label="gained of the new", alike=alike)
-    css = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own style sheet)
-    return _pages().get_template("ways.html.j2").render(css=css, name=name, chart=Markup(chart), alike=alike, **facts)  # noqa: S704
+    return pages().get_template("ways.html.j2").render(css=style(), name=name, chart=Markup(chart), alike=alike, **facts)  # noqa: S704
 
 
 def _three(figure: Mapping[str, Any]) -> tuple[float, float | None, float | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from luthier.data.sources.source import Reading
     from luthier.data.stream import Stream
     from luthier.recipe.stages.options import StageOptions
 
@@ -46,14 +47,13 @@ def texts_of(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def stream_of(options: dict[str, Any]) -> Stream:
-    """The stream that the options mean; how each file was understood is shown on standard error."""
+def reading_of(options: dict[str, Any]) -> Reading:
+    """How the options say that files are read."""
     from luthier.data.sources.source import Reading
-    from luthier.data.stream import open_stream
 
     columns = options["columns"]
     separator = options["separator"]
-    reading = Reading(
+    return Reading(
         format=options["format"],
         encoding=options["encoding"],
         columns=[c.strip() for c in columns.split(",")] if columns else None,
@@ -62,7 +62,13 @@ def stream_of(options: dict[str, Any]) -> Stream:
         query=options["query"],
         sheet=options["sheet"],
     )
-    stream = open_stream(options["files"], reading)
+
+
+def stream_of(options: dict[str, Any]) -> Stream:
+    """The stream that the options mean; how each file was understood is shown on standard error."""
+    from luthier.data.stream import open_stream
+
+    stream = open_stream(options["files"], reading_of(options))
     for source in stream.sources[:10]:
         click.echo(source.describe(), err=True)
     if len(stream.sources) > 10:

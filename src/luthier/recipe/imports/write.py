@@ -30,24 +30,31 @@ def nested(values: Mapping[str, Told]) -> dict[str, Any]:
 
 def written(draft: Draft) -> str:
     """The recipe with comments."""
-    lines = [_line(f"# From {draft.file.name}, a file of {draft.tool}, by luthier import.")]
+    lines = [on_one_line(f"# From {draft.file.name}, a file of {draft.tool}, by luthier import.")]
     for title, items in (("To fill in", draft.to_fill), ("Not taken over", draft.lost)):
         if items:
             lines += ["#", f"# {title}:"]
             lines += [
-                f"#   {_line(left.key)}{'' if left.value is None else f' ({_flow(left.value)})'}: {_line(left.why)}" for left in items
+                f"#   {on_one_line(left.key)}{'' if left.value is None else f' ({_flow(left.value)})'}: {on_one_line(left.why)}"
+                for left in items
             ]
     if draft.unneeded:
-        lines += ["#", "# Not needed here:", *_wrapped(sorted({_line(name) for name in draft.unneeded}))]
-    for section, fields in nested(draft.values).items():
+        lines += ["#", "# Not needed here:", *_wrapped(sorted({on_one_line(name) for name in draft.unneeded}))]
+    return "\n".join([*lines, *sections(draft.values)]) + "\n"
+
+
+def sections(values: Mapping[str, Told]) -> list[str]:
+    """The lines of a recipe, each value with its origin beside it."""
+    lines: list[str] = []
+    for section, fields in nested(values).items():
         lines.append(f"{section}:")
-        texts = {f"  {name}: {_flow(value)}": draft.values[f"{section}.{name}"].origin for name, value in fields.items()}
+        texts = {f"  {name}: {_flow(value)}": values[f"{section}.{name}"].origin for name, value in fields.items()}
         width = max(len(t) for t in texts if len(t) < 60) if any(len(t) < 60 for t in texts) else 0
-        lines += [f"{text:<{width}}  # {_line(origin)}" for text, origin in texts.items()]
-    return "\n".join(lines) + "\n"
+        lines += [f"{text:<{width}}  # {on_one_line(origin)}" for text, origin in texts.items()]
+    return lines
 
 
-def _line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """A text that stays on its line, whatever it holds."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
