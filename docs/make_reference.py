@@ -10,8 +10,6 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from luthier.recipe.sections import Recipe
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, TASK_OPTIONS
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS
 from luthier.registry import (
     AUGMENT_OPTIONS,
     METHOD_OPTIONS,

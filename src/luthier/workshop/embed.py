@@ -54,7 +54,6 @@ def embed(texts: Sequence[str], *, model: Named = MODEL) -> Embedded:
     embedder = Embedder(model)
     keys = [_key(text) for text in texts]
     first = dict(zip(keys, texts, strict=True))
-    first = {key: text for key, text in zip(reversed(keys), reversed(texts), strict=True)}
     with _opened(cache_folder().parent / "vectors" / f"texts-{embedder.key([])}.db") as store:
         known = store.known(list(first))
         missing = sorted((k for k in first if k not in known), key=lambda k: len(first[k]), reverse=True)
