@@ -1,25 +1,30 @@
-"""Whole optimizer steps of DPO against TRL's `DPOTrainer`, with the prompt computed once.
+"""Whole optimizer steps of learning from preferences against TRL's trainers, with every prompt computed once.
 
-    python benchmarks/preference.py [--quick]
+    python benchmarks/preference.py [--quick | --table]
 
-A Llama shape with random weights (hidden 576, vocabulary 49,152), all of which train; batches of 8 pairs whose prompts and
-responses have 200 and 50, or 100 and 100, tokens on the mean; the same rows in the same order, the same AdamW, clipping
-included. `DPOTrainer` has its defaults on a CPU (`use_cpu=True, bf16=False`; gradient checkpointing on), and computes the
-reference in each step, as the side here does; `_precomputed` is the side here with its default, the reference computed once
-before. `_vs_best` is against TRL's best settings, checkpointing off and the reference precomputed, with the reference
-precomputed here too. The last line is one JSON object.
+A Llama shape with random weights (hidden 576, vocabulary 49,152), all of which train; the same rows in the same order, the same
+AdamW, clipping included. TRL's trainers have their defaults on a CPU (`use_cpu=True, bf16=False`; gradient checkpointing on).
+
+`dpo_`: batches of 8 pairs whose prompts and responses have 200 and 50, or 100 and 100, tokens on the mean. `DPOTrainer` computes the
+reference in each step, as the side here does; `_precomputed` is the side here with its default, the reference computed once before.
+`_vs_best` is against TRL's best settings, checkpointing off and the reference precomputed, with the reference precomputed here too.
+`grpo_`: 2 prompts of 64 to 200 tokens with 8 answers of 32 tokens each, against `GRPOTrainer`; `grpo_step` is the whole step, `grpo_update`
+all of it but writing the answers (`rollouts.py`). The table has KTO on unpaired answers (200:50) and ORPO on pairs, with the memory
+that training adds; TRL's ORPO has a likelihood of the prompts in its loss, ours of the answers alone. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import json
 import os
 import random
 import time
 from typing import Any
 
+import rollouts
 from sft import RATE, VOCABULARY, llama
 from turns import Turn, serve, take_turns
 
@@ -38,7 +43,17 @@ def rows(count: int, prompt: int, response: int) -> list[dict[str, list[int]]]:
     return [{"prompt_ids": ids(prompt), "chosen_ids": ids(response), "rejected_ids": ids(response)} for _ in range(count)]
 
 
-def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
+def unpaired(pairs: list[dict[str, list[int]]]) -> list[dict[str, Any]]:
+    """Good and bad answers in turn, each with the answer of the row before in its batch."""
+    said = [pair["rejected_ids" if i % 2 else "chosen_ids"] for i, pair in enumerate(pairs)]
+    before = [said[i - 1 if i % BATCH else i + BATCH - 1] for i in range(len(pairs))]
+    return [
+        {"prompt_ids": pair["prompt_ids"], "completion_ids": answer, "KL_completion_ids": other, "label": i % 2 == 0}
+        for i, (pair, answer, other) in enumerate(zip(pairs, said, before, strict=True))
+    ]
+
+
+def luthier_side(order: dict[str, Any], data: list[dict[str, Any]]) -> Turn:
     """Our loop, as `luthier train` sets it up, on trees."""
     import numpy as np
     import torch
@@ -50,7 +65,7 @@ def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Tur
     from luthier.models.reference import Began
     from luthier.recipe.sections import Data, Training
     from luthier.recipe.tasks.preference import PreferenceOptions
-    from luthier.tasks.preference import Preference, tree
+    from luthier.tasks.preference import LAST, Preference, tree
     from luthier.training.batches import UpdateStream
     from luthier.training.loop import train
     from luthier.training.optim import Optimizer
@@ -61,18 +76,22 @@ def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Tur
     layout = forward.choose_layout(model, wanted="ragged", pad_id=0, kind="causal", trees=True)
     kept = load.for_training(model, device=machine.device, dtype=machine.dtype, head=head)
     optimizer = Optimizer(model, Training(weight_decay=0.0), kept=kept)
-    task = Preference(PreferenceOptions(loss="sigmoid", beta=BETA), Data(train=["none"]))
+    loss = order["loss"]
+    formed = {"format": "unpaired", "answers": 1} if loss == "kto" else {}
+    task = Preference(PreferenceOptions(loss=loss, beta=BETA), Data(train=["none"]), **formed)
 
     def sequence(prompt: list[int], answer: list[int]) -> tuple[Any, Any]:
         ids = np.array([*prompt, *answer])
         return ids[:-1], np.where(np.arange(1, len(ids)) >= len(prompt), ids[1:], UNGRADED)
 
-    tokens = assemble_tokens([tree([sequence(r["prompt_ids"], r[f"{kind}_ids"]) for kind in ("chosen", "rejected")], [1, 2]) for r in data])
-    targets = {"ranks": torch.tensor([[1, 0]] * len(data)), "reference": torch.zeros(len(data), 2)}
+    kinds, numbers = (("completion", "KL_completion"), (1, LAST)) if loss == "kto" else (("chosen", "rejected"), (1, 2))
+    tokens = assemble_tokens([tree([sequence(r["prompt_ids"], r[f"{kind}_ids"]) for kind in kinds], numbers) for r in data])
+    ranks = [[int(r["label"]), -1] if loss == "kto" else [1, 0] for r in data]
+    targets = {"ranks": torch.tensor(ranks), "reference": torch.zeros(len(data), 2)}
     if order["precomputed"]:
         found = outputs(model, tokens, layout, answer=task.answer(layout), max_tokens=16384)
         targets["reference"] = torch.from_numpy(found[:, :2]).float()
-    else:
+    elif task.referenced:
         task.began = Began(model)
     stream = UpdateStream(tokens.examples(), targets, size=BATCH, max_tokens=16384, seed=0)
     stream._order = lambda epoch: list(range(len(data)))  # type: ignore[method-assign]  # as the other side has them
@@ -86,14 +105,17 @@ def luthier_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Tur
     return turn
 
 
-def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
-    """`DPOTrainer` on rows that are in tokens already, with the starting model as its reference."""
+def trl_side(order: dict[str, Any], data: list[dict[str, Any]]) -> Turn:
+    """A trainer of TRL on rows that are in tokens already, with the starting model as its reference where it has one."""
     import torch
     import transformers
     from datasets import Dataset
     from tokenizers import Tokenizer, models
-    from trl import DPOConfig, DPOTrainer
 
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    place, name = PEERS[order["loss"]]
+    peer = importlib.import_module(place)
+    config, trainer_of = getattr(peer, f"{name}Config"), getattr(peer, f"{name}Trainer")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
@@ -107,9 +129,17 @@ def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
     def turn(first: int, count: int) -> tuple[list[float], float]:
         losses: list[float] = []
 
-        class Inner(DPOTrainer):  # type: ignore[misc]
+        class Inner(trainer_of):  # type: ignore[misc,valid-type]
             def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
                 return dataset
+
+            def tokenize_row(self, row: dict[str, Any], *_: Any) -> dict[str, Any]:
+                found = {"prompt_input_ids": row["prompt_ids"], "prompt_attention_mask": [1] * len(row["prompt_ids"])}
+                for kind in ("chosen", "rejected"):
+                    ids = row["prompt_ids"] + row[f"{kind}_ids"]
+                    labels = [-100] * len(row["prompt_ids"]) + row[f"{kind}_ids"]
+                    found |= {f"{kind}_input_ids": ids, f"{kind}_attention_mask": [1] * len(ids), f"{kind}_labels": labels}
+                return found
 
             def _get_train_sampler(self, *_: Any) -> Any:
                 return torch.utils.data.SequentialSampler(self.train_dataset)
@@ -130,13 +160,14 @@ def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
 
         part = Dataset.from_list(data[first * BATCH : (first + count) * BATCH])
         options = {"gradient_checkpointing": False, "precompute_ref_log_probs": True} if order["best"] else {}
-        arguments = DPOConfig(
+        arguments = config(
             output_dir="/tmp/luthier-benchmark", per_device_train_batch_size=BATCH, max_steps=count, learning_rate=RATE, beta=BETA,
             lr_scheduler_type="constant", report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no", use_cpu=True,
             bf16=False, **options,
         )  # fmt: skip
         clock = Clock()
-        trainer = Inner(model, ref_model=began, args=arguments, train_dataset=part, processing_class=tokenizer, callbacks=[clock])
+        reference = {} if order["loss"] == "orpo" else {"ref_model": began}
+        trainer = Inner(model, args=arguments, train_dataset=part, processing_class=tokenizer, callbacks=[clock], **reference)
         if state["optimizer"] is not None:
             trainer.optimizer = state["optimizer"]
         trainer.train()
@@ -149,10 +180,16 @@ def trl_side(order: dict[str, Any], data: list[dict[str, list[int]]]) -> Turn:
 
 def make(order: dict[str, Any]) -> Turn:
     """One side on its rows, in a child process."""
-    data = rows(order["steps"] * BATCH, *order["lengths"])
+    if order["loss"] == "grpo":
+        return rollouts.make(order)
+    data: list[dict[str, Any]] = rows(order["steps"] * BATCH, *order["lengths"])  # type: ignore[assignment]
+    if order["loss"] == "kto":
+        data = unpaired(data)
     return luthier_side(order, data) if order["side"] == "luthier" else trl_side(order, data)
 
 
+PEERS = {"sigmoid": ("trl", "DPO"), "kto": ("trl", "KTO"), "orpo": ("trl.experimental.orpo", "ORPO")}
+"""Where TRL has each loss."""
 SIDES = {
     "DPOTrainer": {"side": "trl", "best": False},
     "best": {"side": "trl", "best": True},
@@ -162,31 +199,71 @@ SIDES = {
 
 
 def contest(layers: int, lengths: tuple[int, int], names: list[str], *, turns: int, length: int) -> dict[str, dict[str, float]]:
-    orders = {n: {**SIDES[n], "layers": layers, "lengths": lengths} for n in names}
+    orders = {n: {**SIDES[n], "loss": "sigmoid", "layers": layers, "lengths": lengths} for n in names}
     return take_turns(f"{layers} layers, {lengths[0]}:{lengths[1]}", orders, script=__file__, turns=turns, length=length)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the 6-layer shape alone, few turns")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(make)
-        return
+def dpo(*, quick: bool) -> dict[str, float]:
     figures: dict[str, float] = {}
     differences = []
-    for layers in (6,) if options.quick else (6, 30):
+    for layers in (6,) if quick else (6, 30):
         for prompt, response in ((200, 50), (100, 100)):
             best = ["best"] if layers == 6 and prompt == 200 else []
-            turns, length = (2, 1) if options.quick else (5, 2) if layers == 6 else (3, 1)
+            turns, length = (2, 1) if quick else (5, 2) if layers == 6 else (3, 1)
             found = contest(layers, (prompt, response), ["DPOTrainer", *best, "recomputed", "precomputed"], turns=turns, length=length)
             name = f"dpo_{layers}l_{prompt}_{response}"
             figures |= {name: found["recomputed"]["ratio"], f"{name}_precomputed": found["precomputed"]["ratio"]}
             if best:
                 figures["dpo_6l_vs_best"] = found["best"]["seconds"] / found["precomputed"]["seconds"]
             differences += [found[n]["difference"] for n in ("recomputed", "precomputed")]
-    figures["max_loss_difference"] = max(differences)
+    return {**figures, "max_loss_difference": max(differences)}
+
+
+def grpo(*, quick: bool) -> dict[str, float]:
+    """Answers that each side draws itself, timed; and answers that both are given, for their losses."""
+    sides = {"GRPOTrainer": {"side": "trl"}, "luthier": {"side": "luthier"}}
+
+    def orders(**more: Any) -> dict[str, dict[str, Any]]:
+        return {n: {**side, "loss": "grpo", **more} for n, side in sides.items()}
+
+    turns, length = (2, 1) if quick else (5, 2)
+    drawn, given = orders(layers=6, prompts=2, given=False), orders(layers=2, prompts=1, given=True)
+    timed = take_turns("6 layers, 8 answers", drawn, script=__file__, turns=turns, length=length)["luthier"]
+    checked = take_turns("2 layers, given answers", given, script=__file__, turns=1, length=2)["luthier"]
+    return {"grpo_step": timed["ratio_step"], "grpo_update": timed["ratio_update"], "max_loss_difference": checked["difference"]}
+
+
+def table() -> dict[str, float]:
+    """Time and memory of the losses that need no pairs, or no reference."""
+    figures, lines = {}, ["| loss | side | ms a step | memory that training adds, MiB |", "|---|---|---|---|"]
+    for loss in ("kto", "orpo"):
+        names = {f"{PEERS[loss][1]}Trainer": SIDES["DPOTrainer"], "luthier": SIDES["recomputed"]}
+        orders = {n: {**side, "loss": loss, "layers": 6, "lengths": (200, 50)} for n, side in names.items()}
+        found = take_turns(f"6 layers, {loss}", orders, script=__file__, turns=3, length=1)
+        lines += [f"| {loss} | {n} | {f['seconds'] * 1e3:,.0f} | {f['memory']:,.0f} |" for n, f in found.items()]
+        theirs, ours = found.values()
+        figures |= {f"{loss}_6l": ours["ratio"], f"{loss}_6l_memory": ours["memory"] / theirs["memory"]}
+        if loss == "kto":
+            figures["max_loss_difference"] = ours["difference"]
+    print("\n" + "\n".join(lines) + "\n")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="the 6-layer shape alone, few turns, without the table")
+    which.add_argument("--table", action="store_true", help="the table alone")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(make)
+        return
+    parts = [table()] if options.table else [dpo(quick=options.quick), grpo(quick=options.quick)]
+    if not options.quick and not options.table:
+        parts.append(table())
+    figures = {key: value for part in parts for key, value in part.items()}
+    figures["max_loss_difference"] = max(part["max_loss_difference"] for part in parts)
     print(json.dumps({k: float(f"{v:.3g}") for k, v in figures.items()}))
 
 

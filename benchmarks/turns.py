@@ -7,22 +7,36 @@ figure is the ratio of medians of seconds a step. The first round warms up and i
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-Turn = Callable[[int, int], tuple[list[float], float]]
+Seconds = float | dict[str, float]
+"""Of a turn: the whole, or by name the parts that are compared."""
+Turn = Callable[[int, int], tuple[list[float], Seconds]]
 """(first step, steps) -> (the loss of each step, seconds of the turn)."""
+WHOLE = "step"
+"""The part that stands for a turn that is not divided."""
 
 
 def serve(make: Callable[[dict[str, Any]], Turn]) -> None:
-    """The child: makes one side and takes turns as told on standard input."""
+    """The child: makes one side and takes turns as told on standard input; each answer ends with the MiB that training has added."""
     turn = make(json.loads(sys.stdin.readline()))
+    before = resident("VmRSS")
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        print(json.dumps(turn(*json.loads(line))), flush=True)
+        print(json.dumps([*turn(*json.loads(line)), resident("VmHWM") - before]), flush=True)
+
+
+def resident(name: str) -> float:
+    """MiB that this process holds in memory: now (`VmRSS`), or at most so far (`VmHWM`); NaN where no Linux tells."""
+    status = Path("/proc/self/status")
+    found = re.search(rf"{name}:\s+(\d+)", status.read_text(encoding="utf-8")) if status.exists() else None
+    return int(found[1]) / 1024 if found else float("nan")
 
 
 class Child:
@@ -55,35 +69,43 @@ class Child:
 def take_turns(label: str, sides: dict[str, dict[str, Any]], *, script: str, turns: int, length: int) -> dict[str, dict[str, float]]:
     """Sides take turns of `length` steps, first to last, over and over; ratios are of the first side's median to each other's.
 
-    An order may hold `scale`: what its seconds are divided by, for sides whose steps hold more work.
+    An order may hold `scale`: what its seconds are divided by, for sides whose steps hold more work. Of each side but the first:
+    `ratio` and `difference` of losses. Of every side: `seconds`, and `memory`, the MiB that training added at most. Where a turn has
+    parts, `ratio` and `seconds` of each are `ratio_NAME` and `seconds_NAME`.
     """
     steps = (turns + 1) * length
     children = {name: Child(script, {**order, "steps": steps}) for name, order in sides.items()}
     for child in children.values():
         child.answer()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, dict[str, list[float]]] = {name: {} for name in sides}
     losses: dict[str, list[float]] = {name: [] for name in sides}
+    results: dict[str, dict[str, float]] = {name: {} for name in sides}
     for turn in range(turns + 1):
         for name, child in children.items():
             child.ask([turn * length, length])
-            found, took = child.answer()
+            found, took, results[name]["memory"] = child.answer()
             losses[name] += found
-            if turn:
-                seconds[name].append(took / length / sides[name].get("scale", 1.0))
+            for part, value in (took if isinstance(took, dict) else {WHOLE: took}).items():
+                each = seconds[name].setdefault(part, [])
+                if turn:
+                    each.append(value / length / sides[name].get("scale", 1.0))
     for child in children.values():
         child.close()
     first, *others = sides
-    base = statistics.median(seconds[first])
-    results = {}
     for name in others:
-        mine = statistics.median(seconds[name])
-        pairs = list(zip(losses[first], losses[name], strict=False))
-        difference = max(abs(a - b) for a, b in pairs)
-        each = " ".join(f"{a / b:.2f}" for a, b in zip(seconds[first], seconds[name], strict=True))
-        print(
-            f"{f'{label}: {first} / {name}':<48}{base * 1e3:9.1f} ms /{mine * 1e3:8.1f} ms  x{base / mine:.2f}  [{each}]"
-            f"  largest loss difference {difference:.1e}",
-            flush=True,
-        )
-        results[name] = {"ratio": base / mine, "seconds": mine, "difference": difference}
+        difference = max(abs(a - b) for a, b in zip(losses[first], losses[name], strict=False))
+        results[name]["difference"] = difference
+        for part, mine in seconds[name].items():
+            theirs = seconds[first][part]
+            base, median = statistics.median(theirs), statistics.median(mine)
+            each = " ".join(f"{a / b:.2f}" for a, b in zip(theirs, mine, strict=True))
+            whole = len(seconds[name]) == 1
+            print(
+                f"{f'{label}: {first} / {name}' + ('' if whole else f', {part}'):<48}{base * 1e3:9.1f} ms /{median * 1e3:8.1f} ms  "
+                f"x{base / median:.2f}  [{each}]  largest loss difference {difference:.1e}",
+                flush=True,
+            )
+            suffix = "" if whole else f"_{part}"
+            results[name] |= {f"ratio{suffix}": base / median, f"seconds{suffix}": median}
+            results[first][f"seconds{suffix}"] = base
     return results

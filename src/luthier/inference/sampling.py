@@ -143,8 +143,12 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     does not win by a number rounded to 0.
     """
     chosen = []
-    for row, generator in zip(logits, generators, strict=True):
-        kept = torch.isfinite(row).nonzero()[:, 0]
-        race = torch.empty(len(kept), dtype=torch.float64, device=row.device).exponential_(generator=generator)
-        chosen.append(kept[(row[kept].double() - race.log()).argmax()])
+    uncut = torch.isfinite(logits).all(1).tolist()
+    space = torch.empty(logits.shape[1], dtype=torch.float64, device=logits.device)
+    for row, whole, generator in zip(logits, uncut, generators, strict=True):
+        kept = None if whole else torch.isfinite(row).nonzero()[:, 0]
+        scores = row if kept is None else row[kept]
+        race = space[: len(scores)].exponential_(generator=generator)
+        first = (scores - race.log_()).argmax()
+        chosen.append(first if kept is None else kept[first])
     return torch.stack(chosen)
