@@ -34,7 +34,9 @@ def write_rows(path: Path, count: int) -> None:
     draw = random.Random(0)
     from luthier.data.origin import SAMPLES
 
-    counts = Counter(word for name in ("general.txt", "stories.txt") for word in (SAMPLES.parent / name).read_text(encoding="utf-8").split())
+    counts = Counter(
+        word for name in ("general.txt", "stories.txt") for word in (SAMPLES.parent / name).read_text(encoding="utf-8").split()
+    )
     words, sums = list(counts), list(itertools.accumulate(counts.values()))
     kept: list[list[str]] = []
     with path.open("w", encoding="utf-8") as file:
