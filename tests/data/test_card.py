@@ -35,7 +35,7 @@ def card(*arguments: object):
 def test_the_card_has_licence_source_and_finds_and_the_audit_their_places(file, tmp_path):
     done = card(
         file,
-        "--output",
+        "--out",
         tmp_path / "out",
         "--label",
         "label",
@@ -66,7 +66,7 @@ def test_the_card_has_licence_source_and_finds_and_the_audit_their_places(file, 
 
 
 def test_a_card_without_licence_says_that_one_is_needed(file, tmp_path):
-    assert card(file, "--output", tmp_path / "out").exit_code == 0
+    assert card(file, "--out", tmp_path / "out").exit_code == 0
     page = (tmp_path / "out" / "README.md").read_text()
     assert "Licence: not given: find out" in page
     assert "\nlicense:" not in page
@@ -75,25 +75,25 @@ def test_a_card_without_licence_says_that_one_is_needed(file, tmp_path):
 def test_words_and_names_of_the_users_own(file, tmp_path):
     (tmp_path / "own.txt").write_text("kind\nvery odd\n")
     (tmp_path / "names.txt").write_text("Jo\n")
-    assert card(file, "--output", tmp_path / "out", "--words", tmp_path / "own.txt", "--names", tmp_path / "names.txt").exit_code == 0
+    assert card(file, "--out", tmp_path / "out", "--words", tmp_path / "own.txt", "--names", tmp_path / "names.txt").exit_code == 0
     told = json.loads((tmp_path / "out" / "card.json").read_text())
     assert told["ethics"]["toxic"]["own list"]["value"] == pytest.approx(1 / 3)
     assert not any(k.startswith("rows whose") for k in told["personal_data"]["finds"])
 
 
 def test_nothing_is_written_where_something_is_wrong(file, tmp_path):
-    done = card(file, "--output", tmp_path / "out", "--label", "labl")
+    done = card(file, "--out", tmp_path / "out", "--label", "labl")
     assert done.exit_code == 1
     assert "did you mean 'label'" in str(done.exception)
     assert not (tmp_path / "out").exists()
-    assert "nowhere" in str(card(file, "--output", tmp_path / "out", "--names", "nowhere").exception)
-    assert card(file, "--output", tmp_path).exit_code == 1
+    assert "nowhere" in str(card(file, "--out", tmp_path / "out", "--names", "nowhere").exception)
+    assert card(file, "--out", tmp_path).exit_code == 1
 
 
 def test_labels_that_are_personal_are_masked_on_the_card(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("text,label\nhello,jo@example.com\n")
-    assert card(path, "--output", tmp_path / "out", "--label", "label").exit_code == 0
+    assert card(path, "--out", tmp_path / "out", "--label", "label").exit_code == 0
     assert json.loads((tmp_path / "out" / "card.json").read_text())["labels"] == {"[EMAIL]": 1}
 
 

@@ -6,10 +6,12 @@ import json
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from luthier.cli.main import root
 from luthier.data.stages.privacy import NAMES_OFF, Privacy
 from luthier.data.stages.stage import JSON, make
 from luthier.errors import DataError, RecipeError
@@ -141,6 +143,33 @@ def test_what_cannot_be_is_said():
         PrivacyOptions(types=["email"], actions={"card": "drop"})
     with pytest.raises(ValidationError, match="does not look for name"):
         PrivacyOptions(types=["email"], names="x")
+
+
+def test_every_option_is_shown_to_take_effect_above():
+    """An option that is added here needs a test of its own."""
+    assert set(PrivacyOptions.model_fields) == {"type", "columns", "types", "action", "actions", "min_score", "names", "secret"}
+
+
+def test_a_cleaned_folder_holds_the_audit_and_no_value(tmp_path):
+    source = tmp_path / "rows.csv"
+    source.write_text("text,label\nwrite to jo@example.com,a\nfine,b\nSSN 219-09-9998,b\n", encoding="utf-8")
+    before = source.read_bytes()
+    out = tmp_path / "out"
+    done = CliRunner().invoke(
+        root, ["data", "clean", str(source), "--stage", "privacy 'actions={national: drop}'", "--to", "csv", "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    fates = [json.loads(line) for line in (out / "fates.jsonl").read_text().splitlines()]
+    assert [(f["line"], f["outcome"], f["reason"]) for f in fates] == [
+        (2, "changed", "personal data: text: 1 email"), (4, "dropped", "personal data: text: 1 us_ssn"),
+    ]  # fmt: skip
+    told = json.loads((out / "report.json").read_text())["rows"]
+    assert (told["read"], told["kept"], told["dropped"]) == (3, 2, 1)
+    assert told["stages"]["1 privacy"]["counts"]["text: email"] == 1
+    written = b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
+    assert b"jo@example" not in written
+    assert b"219-09" not in written
+    assert source.read_bytes() == before
 
 
 PIECES = ["jo@example.com", "4111 1111 1111 1111", "219-09-9998", "86.121.97.248", "plain words", "né 🙂", "[x]", "\u2028"]

@@ -32,11 +32,14 @@ class Sentence(NamedTuple):
     lines: list[tuple[int, str]]
 
 
-def sentences(content: str, *, separator: str | None = "\t") -> Iterator[Sentence]:
-    """Split at blank lines. A line with `#` is a comment before the first word alone, and where it is not laid out as a word."""
+def sentences(content: str, *, separator: str | None = "\t", first: int = 1) -> Iterator[Sentence]:
+    """Split at blank lines; the first line has the number `first`.
+
+    A line with `#` is a comment before the first word alone, and where it is not laid out as a word.
+    """
     comments: list[str] = []
     lines: list[tuple[int, str]] = []
-    for number, raw in enumerate([*content.split("\n"), ""], 1):
+    for number, raw in enumerate([*content.split("\n"), ""], first):
         line = raw.rstrip("\r")
         if not line.strip():
             if lines:
@@ -71,10 +74,10 @@ def joined(words: Sequence[str], spaces: Sequence[bool]) -> tuple[str, list[list
     return "".join(parts), found
 
 
-def read_conllu(content: str, path: Path, result: Rows) -> None:
+def read_conllu(content: str, path: Path, result: Rows, *, first: int = 1) -> None:
     """CoNLL-U: words are the syntactic ones; a multi-word token lends them its place in the text, empty nodes are left out."""
     counts: Counter[str] = Counter()
-    for sentence in sentences(content):
+    for sentence in sentences(content, first=first):
         row = _conllu_row(sentence, counts)
         if isinstance(row, str):
             excerpt = " ".join(line.split("\t")[1] if "\t" in line else line for _, line in sentence.lines)
@@ -149,7 +152,7 @@ def _text(comments: Sequence[str], forms: Sequence[str], spaces: Sequence[bool],
     return joined(forms, spaces)
 
 
-def read_columns(content: str, path: Path, result: Rows, names: Sequence[str] | None = None) -> None:
+def read_columns(content: str, path: Path, result: Rows, names: Sequence[str] | None = None, *, first: int = 1) -> None:
     """Columns of words and tags. `names` are those of the columns, in order; found in the file where None.
 
     Found are: a running number (`id`); the words, which come first; the tags, the last column in which all
@@ -157,7 +160,7 @@ def read_columns(content: str, path: Path, result: Rows, names: Sequence[str] | 
     """
     body = [line for line in content.split("\n") if line.strip() and not line.startswith("#")]
     separator = "\t" if sum("\t" in line for line in body) > len(body) // 2 else None
-    found = list(sentences(content, separator=separator))
+    found = list(sentences(content, separator=separator, first=first))
     table = [[line.rstrip().split(separator) for _, line in s.lines] for s in found]
     documents = sum(s[0][0] == DOCUMENT for s in table)
     if documents:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.books import Books
 from luthier.data.rows import Quarantined, Row, Rows
-from luthier.data.sources.kinds import Kinds, column, is_json, unfit, values
+from luthier.data.sources.kinds import Kinds, column, encodable, is_json, unfit, values
 from luthier.data.split import Part
 from luthier.data.stages.chain import Leg, legs
 from luthier.data.stages.stage import FILE, LINE, ROW
@@ -68,7 +68,8 @@ def _batches(entries: list[tuple[Part, Row]], schema: pa.Schema, found: dict[Par
 
     sound: list[tuple[Part, Row]] = []
     for part, row in entries:
-        fault = unfit(row.values) if any(isinstance(v, str) and not _plain(v) for v in row.values.values()) else ""
+        texts = [*row.values, *(v for v in row.values.values() if isinstance(v, str))]
+        fault = "" if all(map(encodable, texts)) else unfit(row.values)
         if fault:
             found[part].quarantined.append(Quarantined(row.file, row.line, fault, ""))
         else:
@@ -91,16 +92,6 @@ def _with_origin(schema: pa.Schema) -> pa.Schema:
 
     told = [pa.field(FILE, pa.dictionary(pa.int32(), pa.string())), pa.field(LINE, pa.int64()), pa.field(ROW, pa.int64())]
     return pa.schema([*schema, *told])
-
-
-def _plain(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _renewed(row: Row, new: dict[str, Any], schema: pa.Schema) -> Row:

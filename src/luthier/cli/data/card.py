@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from luthier.cli.data.options import out_option, reading_options, stream_of
+
 
 @click.command(name="card")
-@click.argument("files", nargs=-1, required=True)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="New folder for README.md, card.json and audit.jsonl.")
+@reading_options
 @click.option("--name", default=None, help="What the data set is called; the first file's name where not given.")
 @click.option("--license", "licence", default=None, help="Its licence, as SPDX writes it: CC-BY-4.0.")
 @click.option("--source", default=None, help="Where it comes from: an address, a paper, a person.")
@@ -22,22 +24,23 @@ import click
 @click.option(
     "--words", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File of hurtful words of your own, one a line."
 )
-def command(files: tuple[str, ...], output: Path, toxicity: Path | None, toxic_label: str, words: Path | None, **told: str | None) -> None:
-    """Write a data card: licence, source, personal data, hurtful words and who is talked about, with an audit by file and line."""
+@out_option
+def command(out: Path, toxicity: Path | None, toxic_label: str, words: Path | None, **told: Any) -> None:
+    """Write a data card: licence, source, personal data, hurtful words and who is talked about, with an audit by file and line.
+
+    A FILE is what `luthier data clean` takes; nothing is changed. The folder gets README.md, card.json and audit.jsonl.
+    """
     from luthier.data.card import Stated, markdown, survey
     from luthier.data.ethics import Ethics
-    from luthier.data.stream import open_stream
     from luthier.recipe.stages.privacy import PrivacyOptions
     from luthier.security.artifacts import new_folder, write_json, write_text
     from luthier.workshop.privacy import judge, listed, privacy
 
-    stream = open_stream(files)
-    for note in stream.notes:
-        click.echo(f"note      {note}", err=True)
-    stated = Stated(told["name"] or Path(files[0]).name, told["licence"], told["source"], told["description"])
+    stream = stream_of(told)
+    stated = Stated(told["name"] or Path(told["files"][0]).name, told["licence"], told["source"], told["description"])
     ethics = Ethics(judge(toxicity, toxic_label) if toxicity else None, listed(words) if words else None)
     finder = privacy(PrivacyOptions(action="report", names=told["names"]), stream.schema)
-    with new_folder(output) as folder:
+    with new_folder(out) as folder:
         with (folder / "audit.jsonl").open("w", encoding="utf-8") as file:
             card = survey(
                 stream,
@@ -49,5 +52,5 @@ def command(files: tuple[str, ...], output: Path, toxicity: Path | None, toxic_l
             )
         write_text(folder / "README.md", markdown(card))
         write_json(folder / "card.json", card.summary())
-    click.echo(f"{card.rows:,} rows, personal data or secrets in {card.personal_rows:,} of them: {output / 'audit.jsonl'}")
-    click.echo(f"card      {output / 'README.md'}")
+    click.echo(f"{card.rows:,} rows, personal data or secrets in {card.personal_rows:,} of them: {out / 'audit.jsonl'}")
+    click.echo(f"card      {out / 'README.md'}")

@@ -110,17 +110,15 @@ def _read(block: list[Line], path: Path, found: Rows, kind: str, names: list[str
     first = block[0].number
     content = "\n".join("" if b.fault else b.text.rstrip("\r\n") for b in block)
     if kind == "conllu":
-        read_conllu(content, path, found)
+        read_conllu(content, path, found, first=first)
     else:
-        read_columns(content, path, found, names)
+        read_columns(content, path, found, names, first=first)
     spoiled = {b.number - first + 1: b for b in block if b.fault}
     if spoiled:
-        _take_out(found, spoiled, content.split("\n"), path)
-    found.rows = [Row(r.values, r.file, r.line + first - 1) for r in found.rows]
-    found.quarantined = [Quarantined(q.file, q.line + first - 1, q.reason, q.text) for q in found.quarantined]
+        _take_out(found, spoiled, content.split("\n"), path, first)
 
 
-def _take_out(found: Rows, spoiled: dict[int, Line], lines: list[str], path: Path) -> None:
+def _take_out(found: Rows, spoiled: dict[int, Line], lines: list[str], path: Path, first: int) -> None:
     """Quarantine the sentences around lines that cannot be read: the empty line left in their place cut them in two."""
     for number, line in spoiled.items():
         low, high = number - 1, number + 1
@@ -128,6 +126,7 @@ def _take_out(found: Rows, spoiled: dict[int, Line], lines: list[str], path: Pat
             low -= 1
         while high <= len(lines) and (lines[high - 1].strip() or high in spoiled):
             high += 1
+        low, high = low + first - 1, high + first - 1
         found.rows = [r for r in found.rows if not low < r.line < high]
         if not any(low < q.line < high and q.reason == line.fault for q in found.quarantined):
             found.quarantined = [q for q in found.quarantined if not low < q.line < high]

@@ -13,6 +13,7 @@ from luthier.data.sources.lines import EXCERPT, MOST, Line
 
 CHUNK = 1 << 20
 SPACE = " \t\n\r"
+ENDS = SPACE + ",]"
 
 
 class Value(NamedTuple):
@@ -127,6 +128,7 @@ def _item(text: _Text, decoder: json.JSONDecoder) -> tuple[Any, int]:
                 line = text.lines + text.buffer.count("\n", text.place, getattr(error, "pos", text.place))
                 raise ValueError(f"line {line}: {shown}") from None
         else:
-            if end < len(text.buffer) or text.ended:
+            whole = end < len(text.buffer) and (text.buffer[end] in ENDS or not isinstance(value, (int, float)))
+            if whole or text.ended or len(text.buffer) - text.place > MOST:
                 return value, end
         text.more()

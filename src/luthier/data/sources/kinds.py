@@ -27,6 +27,8 @@ class Kinds:
 
     def __init__(self) -> None:
         self._found: dict[str, set[str]] = {}
+        self.odd = False
+        """Whether some row has a name or number that no file can hold; see `unfit`."""
 
     def add(self, values: Mapping[str, Any], where: str) -> None:
         """Look at a row. Raises DataError where the rows have more columns than any table should."""
@@ -35,8 +37,15 @@ class Kinds:
             if known is None:
                 if len(self._found) >= MOST_COLUMNS:
                     raise too_many(len(self._found) + 1, where)
+                if not encodable(name):
+                    self.odd = True
+                    continue
                 known = self._found[name] = set()
-            known.add(_KINDS.get(type(value)) or _kind(value))
+            kind = _KINDS.get(type(value))
+            if kind is None:
+                kind = _kind(value)
+                self.odd = self.odd or (kind in ("number", "json") and not _finite(value))
+            known.add(kind)
 
     def schema(self) -> pa.Schema:
         """The columns, in order of first appearance."""
@@ -118,17 +127,32 @@ def unfit(row: Mapping[str, Any]) -> str:
     """Why a row's values cannot be kept; "" where they can."""
     for name, value in row.items():
         try:
-            json.dumps(value, ensure_ascii=False, allow_nan=False, default=str).encode("utf-8")
+            json.dumps({name: value}, ensure_ascii=False, allow_nan=False, default=str).encode("utf-8")
         except UnicodeEncodeError:
-            return f"half a character (a lone surrogate): in column {name!r}"[:200]
+            return f"half a character (a lone surrogate): in column {name!a}"[:200]
         except ValueError:
             return f"a number out of range: in column {name!r}"[:200]
     return ""
 
 
-def strange(value: Any) -> bool:
-    """Whether a number is none that files can hold."""
-    return isinstance(value, float) and not math.isfinite(value)
+def encodable(text: str) -> bool:
+    """Whether a text is one that UTF-8 can write: it holds no lone surrogate."""
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _finite(value: Any) -> bool:
+    """Whether all numbers of a value are numbers that JSON has."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    return all(map(_finite, value)) if isinstance(value, list) else True
 
 
 def unified(schemas: Iterable[pa.Schema]) -> pa.Schema:

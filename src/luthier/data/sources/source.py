@@ -19,7 +19,7 @@ from luthier.data.sources import columnar, documents, json_values
 from luthier.data.sources.delimited import Dialect, delimiter_of, records, tsv_quoting
 from luthier.data.sources.encoding import Encoding, detect
 from luthier.data.sources.inputs import Input, format_of
-from luthier.data.sources.kinds import MOST_COLUMNS, Kinds, column, strange, too_many, unfit
+from luthier.data.sources.kinds import MOST_COLUMNS, Kinds, column, too_many, unfit
 from luthier.data.sources.lines import Line, lines, reader
 from luthier.data.sources.opened import archive_of, opened
 from luthier.data.sources.spool import Spool, query, spreadsheet
@@ -139,19 +139,18 @@ def _spooled(given: Input, kind: str, spool: Spool) -> Source:
 
 def _surveyed(source: Source, items: Callable[[], Iterator[Row | Quarantined]]) -> Source:
     """The source with the schema that its rows have, all of them looked at."""
-    kinds, count, odd = Kinds(), 0, False
+    kinds, count = Kinds(), 0
     for item in items():
         count += 1
         if isinstance(item, Row):
             kinds.add(item.values, f"{item.file}:{item.line}")
-            odd = odd or any(strange(v) for v in item.values.values())
     if not count:
         raise DataError("holds no rows", where=source.name, remedy="give a file with at least one row")
-    return replace(source, schema=kinds.schema(), items=functools.partial(_fit, items) if odd else items)
+    return replace(source, schema=kinds.schema(), items=functools.partial(_fit, items) if kinds.odd else items)
 
 
 def _fit(items: Callable[[], Iterator[Row | Quarantined]]) -> Iterator[Row | Quarantined]:
-    """Rows with numbers that no file can hold, as infinity, are quarantined."""
+    """Rows with names or numbers that no file can hold are quarantined."""
     for item in items():
         fault = unfit(item.values) if isinstance(item, Row) else ""
         yield Quarantined(item.file, item.line, fault, "") if fault else item
