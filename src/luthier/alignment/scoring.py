@@ -75,6 +75,11 @@ class Scorer:
         return tuple(name for o, reward in pairs for name in (o.label, *(f"{o.label}.{p}" for p in getattr(reward, "parts", ()))))
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """By name, what a reward is whose scores come from files: a model's folder and digests."""
+        return {o.label: r.facts for o, r in zip(self.options, self._rewards, strict=True) if hasattr(r, "facts")}
+
+    @property
     def notes(self) -> list[str]:
         """What users should know: where a limit that was meant does not hold on this machine."""
         pairs = zip(self.options, self._rewards, strict=True)

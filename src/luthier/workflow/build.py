@@ -98,6 +98,7 @@ class Job:
             "host": self.host.facts(),
             "notes": self.notes,
             **({} if self.drift is None else {"drift": self.drift}),
+            **({"judges": judges} if (judges := getattr(self.task, "judges", None)) else {}),
         }
 
 

@@ -42,6 +42,7 @@ def equip(task: Any, *, folder: Path, listener: Listener) -> None:
     scorer = Scorer(task.options.rewards, folder=folder)
     for note in scorer.notes:
         listener(Note(note))
+    task.judges = scorer.facts
     told: set[str] = set()
 
     def judge(questions: Sequence[Question], answers: Sequence[Sequence[str]]) -> Scored:

@@ -24,7 +24,10 @@ class ModelReward:
         import torch  # only where there is a model to load
 
         from luthier.inference.model import Predictor, read_card
+        from luthier.models.source import Source, fingerprint
 
+        self.facts = {"run": options.run, **fingerprint(Source(str(found), str(found), None), None)}
+        """What judged, for the record of what learned from it."""
         learned = read_card(found)["task"]["type"]
         if learned != TASK:
             raise RewardError(
