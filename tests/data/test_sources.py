@@ -318,8 +318,9 @@ def test_what_no_table_can_hold_is_quarantined(tmp_path):
 
 def test_a_data_set_of_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
     """With a hub of our own in place of the real one."""
-    import huggingface_hub
     from types import SimpleNamespace as Some
+
+    import huggingface_hub
 
     (tmp_path / "train.jsonl").write_text('{"text": "one"}\n')
     asked = []
