@@ -235,7 +235,7 @@ def test_every_field_takes_effect(stage, field, tmp_path):
     value, more, plain = given_value if isinstance(given_value, tuple) else (given_value, {}, None)
     base = {"type": stage, **BASE.get(stage, {}), **more}
     before = base if plain is None else {**base, field: plain}
-    files = {"a": SAMPLE[:20], "b": SAMPLE[20:] + [SAMPLE[2]]}
+    files = {"a": SAMPLE[:20], "b": [*SAMPLE[20:], SAMPLE[2]]}
 
     def fates(section):
         found = run(tmp_path, None, section, files=files)
@@ -281,7 +281,7 @@ LINES = st.one_of(
 PIPELINE = ["unicode", "markup", "whitespace", {"type": "missing", "columns": ["text"]}, {"type": "length", "at_least": 1, "outliers": 6}, "boilerplate", "duplicates", "near_duplicates"]  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(LINES, max_size=30), as_csv=st.booleans(), chosen=st.lists(st.sampled_from(range(len(PIPELINE))), unique=True))
 def test_rows_in_are_rows_kept_dropped_or_quarantined(rows, as_csv, chosen, tmp_path_factory):
     """Over random dirty files: the books close, every fate has a line of the file, and the original is untouched."""
