@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -318,8 +319,9 @@ def test_what_no_table_can_hold_is_quarantined(tmp_path):
 
 def test_a_data_set_of_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
     """With a hub of our own in place of the real one."""
-    import huggingface_hub
     from types import SimpleNamespace as Some
+
+    import huggingface_hub
 
     (tmp_path / "train.jsonl").write_text('{"text": "one"}\n')
     asked = []
@@ -338,7 +340,7 @@ def test_a_data_set_of_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
         open_stream(["hf:owner/name"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     content=st.binary(max_size=300),
     name=st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.json", "a.txt", "a.conllu", "a.parquet", "a.csv.gz", "a.xlsx"]),
@@ -346,14 +348,12 @@ def test_a_data_set_of_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
 def test_any_bytes_give_rows_or_a_message(tmp_path, content, name):
     path = tmp_path / name
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(DataError):
         list(open_stream([str(path)]).portions())
-    except DataError:
-        pass
     assert path.read_bytes() == content
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -394,12 +394,14 @@ def test_dirty_json_parses_or_is_refused_with_its_line(tmp_path):
             assert "line" in str(value) or "recursion" in str(value) or "not JSON" in str(value), (path.name, value)
         for name in ("a.json", "a.jsonl"):
             (tmp_path / name).write_bytes(data)
+            found, bad, said = [], [], ""
             try:
                 found, bad = taken(tmp_path / name)
             except DataError as error:
-                assert name in str(error)
-                assert kind != "y" or "no list" in str(error) or "no rows" in str(error), (path.name, error)
-            else:
-                assert kind != "n" or not found or name == "a.jsonl", path.name
-                assert all(line >= 1 and reason for line, reason in bad)
+                said = str(error)
+            assert not said or name in said
+            if kind == "y":
+                assert not said or "no list" in said or "no rows" in said, (path.name, said)
+            assert kind != "n" or not found or name == "a.jsonl", path.name
+            assert all(line >= 1 and reason for line, reason in bad)
     assert counts == {"y": 95, "n": 188, "i": 35}

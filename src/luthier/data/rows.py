@@ -327,7 +327,10 @@ def _parquet(data: bytes, path: Path, result: Rows) -> None:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"is not a readable Parquet file: {str(error)[:120]}", where=str(path)) from None
-    result.rows.extend(Row(values, str(path), number) for number, values in enumerate(table.to_pylist(), 1))
+    kept = [f.name for f in table.schema if (f.metadata or {}).get(b"luthier") == b"json"]  # as data/sources/kinds.py marks them
+    for number, values in enumerate(table.to_pylist(), 1):
+        plain = {name: json.loads(values[name]) for name in kept if values[name] is not None}
+        result.rows.append(Row({**values, **plain}, str(path), number))
 
 
 _READERS = {"csv": _delimited, "tsv": _delimited, "jsonl": _jsonl, "json": _json}

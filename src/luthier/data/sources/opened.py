@@ -50,8 +50,10 @@ def archive_of(path: Path) -> Path:
 class Counted(io.RawIOBase):
     """A stream that stops after `size` bytes where one is given, and raises DataError past a limit; hashes what it gave."""
 
-    def __init__(self, inner: Any, where: str, *, size: int | None = None, packed: int | None = None, limits: Limits = LIMITS) -> None:
-        self._inner, self._where, self._left, self._packed, self._limits = inner, where, size, packed, limits
+    def __init__(
+        self, inner: Any, where: str, *, kind: str, size: int | None = None, packed: int | None = None, limits: Limits = LIMITS
+    ) -> None:
+        self._inner, self._where, self._left, self._packed, self._limits, self._kind = inner, where, size, packed, limits, kind
         self.given = 0
         self.digest = hashlib.sha256() if size is not None else None
 
@@ -65,11 +67,11 @@ class Counted(io.RawIOBase):
         try:
             data = self._inner.read(wanted)
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"is damaged: {error}", where=self._where, remedy="fetch it again") from None
+            raise DataError(f"is a damaged {self._kind}: {error}", where=self._where, remedy="fetch it again") from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("zstandard", "backports"):
                 raise
-            raise DataError(f"is damaged: {error}", where=self._where, remedy="fetch it again") from None
+            raise DataError(f"is a damaged {self._kind}: {error}", where=self._where, remedy="fetch it again") from None
         buffer[: len(data)] = data
         self.given += len(data)
         if self._left is not None:
@@ -113,13 +115,13 @@ def opened(path: Path, *, size: int | None = None, digest: str | None = None, li
             raise DataError("got shorter while it was read", where=str(path), remedy="run again when nothing writes to it")
         whole: Counted | None = None
         if archive == path:
-            whole = Counted(raw, str(path), size=length)
+            whole = Counted(raw, str(path), kind="file", size=length)
             stream: Any = io.BufferedReader(whole, 1 << 20)
             packed = length
         else:
             member = stack.enter_context(_member(raw, path, archive))
             packed = member.compressed
-            stream = io.BufferedReader(Counted(member.stream, str(path), packed=packed, limits=limits), 1 << 20)
+            stream = io.BufferedReader(Counted(member.stream, str(path), kind="zip archive", packed=packed, limits=limits), 1 << 20)
         yield _unpacked(stream, path, packed, limits)
         read = whole.digest if whole is not None and whole.given == length else None
         if read is not None and digest is not None and read.hexdigest() != digest:
@@ -127,21 +129,19 @@ def opened(path: Path, *, size: int | None = None, digest: str | None = None, li
 
 
 def _unpacked(stream: Any, path: Path, packed: int, limits: Limits) -> BinaryIO:
+    inner: Any
     for _ in range(limits.layers):
         head = stream.peek(4)[:4]
         if head[:2] == GZIP:
             import gzip
 
-            inner: Any = gzip.GzipFile(fileobj=stream)
+            kind, inner = "gzip file", gzip.GzipFile(fileobj=stream)
         elif head == ZSTD:
-            inner = (
-                require("zstandard", extra="data", purpose="reading .zst files")
-                .ZstdDecompressor()
-                .stream_reader(stream, read_across_frames=True)
-            )
+            package = require("zstandard", extra="data", purpose="reading .zst files")
+            kind, inner = "zstandard file", package.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
         else:
             break
-        stream = io.BufferedReader(Counted(inner, str(path), packed=packed, limits=limits), 1 << 20)
+        stream = io.BufferedReader(Counted(inner, str(path), kind=kind, packed=packed, limits=limits), 1 << 20)
     return stream
 
 

@@ -28,7 +28,7 @@ INLINE = (
 )
 HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->|<!doctype[^<>]*>|<!\[CDATA\[|\]\]>", re.I | re.S)
 ATTRIBUTES = r"""(?:\s+[\w:@.-]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))?)*\s*/?"""
-BLOCK = re.compile(rf"\s*</?(?:{BLOCKS}){ATTRIBUTES}>[^\S\n]*", re.I)
+BLOCK = re.compile(rf"(?:\s*</?(?:{BLOCKS}){ATTRIBUTES}>)+[^\S\n]*", re.I)
 CELL = re.compile(rf"</?(?:td|th){ATTRIBUTES}>", re.I)
 TAG = re.compile(rf"</?(?:{INLINE}){ATTRIBUTES}>", re.I)
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
