@@ -43,6 +43,8 @@ def command(
     Labels that other rows speak against, copies with unlike labels, planted triggers, words and lengths that give the label away,
     classes that are too small, rows like no other, hard and easy ones. Nothing is changed: --drop and --relabel write a copy to --out.
     """
+    from luthier.data.clean import refuse_inputs
+    from luthier.errors import DataError
     from luthier.workshop.quality.drifted import Other
     from luthier.workshop.quality.outcome import corrections, write
     from luthier.workshop.quality.subject import subject
@@ -51,7 +53,11 @@ def command(
     if mend is not None and out is None:
         raise click.UsageError(f"--{mend} writes a copy: say where with --out")
     stream, text = stream_of(options), texts_of(options["text"])
+    if out is not None:
+        refuse_inputs(stream, out)
     looked = subject(stream, text=text, label=label)
+    if mend is not None and looked.labels is None:
+        raise DataError("there are no labels to mend", remedy="name their column with --label")
     older = subject(stream_of({**options, "files": against}), text=text, label=looked.column or "none") if against else None
     found = survey(
         looked.texts, looked.labels, model=model, against=Other(older.texts, older.labels) if older else None, seed=seed,

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.data.books import READING, Books, Fate
-from luthier.data.clean import described, refuse_inputs
+from luthier.data.clean import described
 from luthier.data.stages.stage import FILE, LINE, ROW
 from luthier.data.stages.texts import replaced
 from luthier.data.writing import Format, Writer
-from luthier.errors import DataError
 from luthier.security.artifacts import new_folder, write_json, write_jsonl
 from luthier.workshop.quality.finding import Finding, Kind
 
@@ -77,10 +76,7 @@ def write(
     mend: Mend | None,
     format: Format = "parquet",
 ) -> Outcome:
-    """Write the folder. Raises SpaceError where it is there already or the disk is full, DataError where there is no label to mend."""
-    refuse_inputs(stream, folder)
-    if mend is not None and subject.labels is None:
-        raise DataError("there are no labels to mend", remedy="name their column with --label")
+    """Write the folder. Raises SpaceError where it is there already or the disk is full."""
     with new_folder(folder) as new:
         write_jsonl(new / "findings.jsonl", [_told(f, subject) for found in survey.findings.values() for f in found])
         if subject.labels is not None:
