@@ -157,7 +157,7 @@ def test_shortcuts_by_token_and_by_length():
     assert "'#' gives away neutral, though it is no word: 100 of its 100 rows" in found[0].reason
     assert found[0].score == pytest.approx(0.918, abs=1e-3)  # bits of a third
     lengths = [f.reason for f in found if not f.rows]
-    assert "labelled positive are longer in 100% of pairs" in lengths[0]
+    assert "labelled positive are longer in 99% of pairs" in lengths[0]
 
 
 def test_labels_by_chance_have_no_shortcut():
@@ -186,7 +186,14 @@ def test_neighbours_are_those_by_hand(monkeypatch):
 
 
 def test_copies_with_unlike_labels():
-    texts = ["the film was really lovely", "The film  was really LOVELY", "a book", "the film was really lovely !", "another thing", "a book"]
+    texts = [
+        "the film was really lovely",
+        "The film  was really LOVELY",
+        "a book",
+        "the film was really lovely !",
+        "another thing",
+        "a book",
+    ]
     vectors = np.eye(6, 8, dtype=np.float32)
     vectors[3] = vectors[1] = vectors[0]
     vectors[5] = vectors[2]

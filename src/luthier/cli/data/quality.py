@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SUGGESTING: list[Any] = ["label_error", "inconsistent", "trigger"]
 """Kinds of findings that suggest labels."""
+MENDED: list[Any] = ["inconsistent", "label_error"]
+"""Those that are mended where none is named: a natural word that the vectors miss may look like a trigger."""
 SHOWN = 100
 """Characters of a text that are shown."""
 
@@ -29,7 +31,13 @@ SHOWN = 100
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for findings.jsonl and relabel.csv; not there yet.")
 @click.option("--drop", "mend", flag_value="drop", help="Write a copy without the rows that are suspected of another label.")
 @click.option("--relabel", "mend", flag_value="relabel", help="Write a copy in which these rows have the suggested label.")
-@click.option("--kind", "kinds", multiple=True, type=click.Choice(SUGGESTING), help="Whose suggestions these are; all where not given.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(SUGGESTING),
+    help="Whose suggestions these are; label_error and inconsistent where not given.",
+)
 @click.option("--at-least", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Lowest score of a label error to be mended.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed finds the same.")
 @to_option
@@ -63,7 +71,7 @@ def command(
         looked.texts, looked.labels, model=model, against=Other(older.texts, older.labels) if older else None, seed=seed,
         say=lambda stage: click.echo(f"· {stage}", err=True),
     )  # fmt: skip
-    wrong = corrections(found, looked.labels or [], kinds=kinds or SUGGESTING, at_least=at_least)
+    wrong = corrections(found, looked.labels or [], kinds=kinds or MENDED, at_least=at_least)
     outcome = write(stream, looked, found, out, wrong=wrong, mend=mend, format=to) if out else None
     if as_json:
         print_json({"rows": len(looked.texts), **{k: [_told(f, looked) for f in fs[:top]] for k, fs in found.findings.items()}})
