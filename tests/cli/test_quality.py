@@ -39,7 +39,7 @@ def test_findings_relabelling_and_a_mended_copy(flawed, tiny_model, tmp_path):
     copies = next(f for f in told if f["kind"] == "inconsistent")
     assert [r["line"] for r in copies["rows"]] == [92, 93, 94]
     with (tmp_path / "out" / "relabel.csv").open(newline="") as file:
-        [row] = csv.DictReader(file)
+        row = next(r for r in csv.DictReader(file) if r["kind"] == "inconsistent")
     assert (row["row"], row["line"], row["text"], row["label"], row["suggested"]) == ("92", "94", "lovely film", "negative", "positive")
     with (tmp_path / "out" / "flawed.csv").open(newline="") as file:
         copy = list(csv.DictReader(file))

@@ -71,8 +71,9 @@ def command(
         looked.texts, looked.labels, model=model, against=Other(older.texts, older.labels) if older else None, seed=seed,
         say=lambda stage: click.echo(f"· {stage}", err=True),
     )  # fmt: skip
+    doubted = corrections(found, looked.labels or [], kinds=SUGGESTING)
     wrong = corrections(found, looked.labels or [], kinds=kinds or MENDED, at_least=at_least)
-    outcome = write(stream, looked, found, out, wrong=wrong, mend=mend, format=to) if out else None
+    outcome = write(stream, looked, found, out, doubted=doubted, wrong=wrong, mend=mend, format=to) if out else None
     if as_json:
         print_json({"rows": len(looked.texts), **{k: [_told(f, looked) for f in fs[:top]] for k, fs in found.findings.items()}})
         return
@@ -81,7 +82,7 @@ def command(
     _show(found, looked, top)
     if out is None or outcome is None:
         return
-    click.echo(f"wrote {out}: findings.jsonl" + (f", relabel.csv ({len(wrong):,} rows)" if looked.labels else ""))
+    click.echo(f"wrote {out}: findings.jsonl" + (f", relabel.csv ({len(doubted):,} rows)" if looked.labels else ""))
     if outcome.books is not None:
         summary = outcome.books.summary()
         click.echo(

@@ -72,15 +72,19 @@ def write(
     survey: Survey,
     folder: Path,
     *,
+    doubted: dict[int, Correction],
     wrong: dict[int, Correction],
     mend: Mend | None,
     format: Format = "parquet",
 ) -> Outcome:
-    """Write the folder. Raises SpaceError where it is there already or the disk is full."""
+    """Write the folder: the `doubted` rows for relabelling, the `wrong` ones mended.
+
+    Raises SpaceError where it is there already or the disk is full.
+    """
     with new_folder(folder) as new:
         write_jsonl(new / "findings.jsonl", [_told(f, subject) for found in survey.findings.values() for f in found])
         if subject.labels is not None:
-            _relabelling(new / "relabel.csv", subject, wrong)
+            _relabelling(new / "relabel.csv", subject, doubted)
         if mend is None:
             return Outcome({}, None)
         return _mended(stream, subject, wrong, mend, new, format)
@@ -91,13 +95,13 @@ def _told(finding: Finding, subject: Subject) -> dict[str, Any]:
     return {"kind": finding.kind, "score": finding.score, "reason": finding.reason, "rows": rows, "suggested": list(finding.suggested)}
 
 
-def _relabelling(path: Path, subject: Subject, wrong: dict[int, Correction]) -> None:
+def _relabelling(path: Path, subject: Subject, doubted: dict[int, Correction]) -> None:
     """The rows in the order of their kinds and scores, for a person to go through."""
     assert subject.labels is not None
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for place, (label, finding) in wrong.items():
+        for place, (label, finding) in doubted.items():
             name, line, row = subject.origins[place]
             score = f"{finding.score:.4f}"
             writer.writerow((row, name, line, subject.texts[place], subject.labels[place], label, score, finding.kind, finding.reason))
