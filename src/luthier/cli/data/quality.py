@@ -38,7 +38,7 @@ SHOWN = 100
     type=click.Choice(SUGGESTING),
     help="Whose suggestions these are; label_error and inconsistent where not given.",
 )
-@click.option("--at-least", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Lowest score of a label error to be mended.")
+@click.option("--at-least", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Lowest score of a label error to be mended.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed finds the same.")
 @to_option
 @json_option
@@ -71,7 +71,7 @@ def command(
         looked.texts, looked.labels, model=model, against=Other(older.texts, older.labels) if older else None, seed=seed,
         say=lambda stage: click.echo(f"· {stage}", err=True),
     )  # fmt: skip
-    doubted = corrections(found, looked.labels or [], kinds=SUGGESTING)
+    doubted = corrections(found, looked.labels or [], kinds=SUGGESTING, at_least=0)
     wrong = corrections(found, looked.labels or [], kinds=kinds or MENDED, at_least=at_least)
     outcome = write(stream, looked, found, out, doubted=doubted, wrong=wrong, mend=mend, format=to) if out else None
     if as_json:

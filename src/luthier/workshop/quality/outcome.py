@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Mend = Literal["drop", "relabel"]
 STAGE = "quality"
+AT_LEAST = 0.9
+"""The score of a label error from which on it is mended: below that, rows that are only hard are lost too."""
 COLUMNS = ("row", "file", "line", "text", "label", "suggested", "score", "kind", "reason")
 
 
@@ -50,7 +52,7 @@ class Outcome:
     books: Books | None
 
 
-def corrections(survey: Survey, labels: Sequence[str], *, kinds: Sequence[Kind], at_least: float = 0.0) -> dict[int, Correction]:
+def corrections(survey: Survey, labels: Sequence[str], *, kinds: Sequence[Kind], at_least: float) -> dict[int, Correction]:
     """Rows, by place, that a finding of these kinds suggests another label for; of several findings the first kind's counts.
 
     `at_least` is the lowest score of a label error.
