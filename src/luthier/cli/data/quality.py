@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SUGGESTING: list[Any] = ["label_error", "inconsistent", "trigger"]
 """Kinds of findings that suggest labels."""
+MENDED: list[Any] = ["inconsistent", "label_error"]
+"""Those that are mended where none is named: a natural word that the vectors miss may look like a trigger."""
 SHOWN = 100
 """Characters of a text that are shown."""
 
@@ -29,8 +31,14 @@ SHOWN = 100
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for findings.jsonl and relabel.csv; not there yet.")
 @click.option("--drop", "mend", flag_value="drop", help="Write a copy without the rows that are suspected of another label.")
 @click.option("--relabel", "mend", flag_value="relabel", help="Write a copy in which these rows have the suggested label.")
-@click.option("--kind", "kinds", multiple=True, type=click.Choice(SUGGESTING), help="Whose suggestions these are; all where not given.")
-@click.option("--at-least", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Lowest score of a label error to be mended.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(SUGGESTING),
+    help="Whose suggestions these are; label_error and inconsistent where not given.",
+)
+@click.option("--at-least", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Lowest score of a label error to be mended.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed finds the same.")
 @to_option
 @json_option
@@ -43,6 +51,8 @@ def command(
     Labels that other rows speak against, copies with unlike labels, planted triggers, words and lengths that give the label away,
     classes that are too small, rows like no other, hard and easy ones. Nothing is changed: --drop and --relabel write a copy to --out.
     """
+    from luthier.data.clean import refuse_inputs
+    from luthier.errors import DataError
     from luthier.workshop.quality.drifted import Other
     from luthier.workshop.quality.outcome import corrections, write
     from luthier.workshop.quality.subject import subject
@@ -51,14 +61,19 @@ def command(
     if mend is not None and out is None:
         raise click.UsageError(f"--{mend} writes a copy: say where with --out")
     stream, text = stream_of(options), texts_of(options["text"])
+    if out is not None:
+        refuse_inputs(stream, out)
     looked = subject(stream, text=text, label=label)
+    if mend is not None and looked.labels is None:
+        raise DataError("there are no labels to mend", remedy="name their column with --label")
     older = subject(stream_of({**options, "files": against}), text=text, label=looked.column or "none") if against else None
     found = survey(
         looked.texts, looked.labels, model=model, against=Other(older.texts, older.labels) if older else None, seed=seed,
         say=lambda stage: click.echo(f"· {stage}", err=True),
     )  # fmt: skip
-    wrong = corrections(found, looked.labels or [], kinds=kinds or SUGGESTING, at_least=at_least)
-    outcome = write(stream, looked, found, out, wrong=wrong, mend=mend, format=to) if out else None
+    doubted = corrections(found, looked.labels or [], kinds=SUGGESTING, at_least=0)
+    wrong = corrections(found, looked.labels or [], kinds=kinds or MENDED, at_least=at_least)
+    outcome = write(stream, looked, found, out, doubted=doubted, wrong=wrong, mend=mend, format=to) if out else None
     if as_json:
         print_json({"rows": len(looked.texts), **{k: [_told(f, looked) for f in fs[:top]] for k, fs in found.findings.items()}})
         return
@@ -67,7 +82,7 @@ def command(
     _show(found, looked, top)
     if out is None or outcome is None:
         return
-    click.echo(f"wrote {out}: findings.jsonl" + (f", relabel.csv ({len(wrong):,} rows)" if looked.labels else ""))
+    click.echo(f"wrote {out}: findings.jsonl" + (f", relabel.csv ({len(doubted):,} rows)" if looked.labels else ""))
     if outcome.books is not None:
         summary = outcome.books.summary()
         click.echo(

@@ -21,26 +21,32 @@ LEAST = 1e-6
 
 
 def out_of_fold(
-    vectors: NDArray[Any], gold: NDArray[np.int64], *, classes: int, groups: NDArray[np.int64], folds: int = FOLDS, seed: int = 0
+    vectors: NDArray[Any],
+    gold: NDArray[np.int64],
+    *,
+    classes: int,
+    groups: NDArray[np.int64],
+    trusted: NDArray[np.bool_] | None = None,
+    seed: int = 0,
 ) -> NDArray[np.float64]:
     """Probabilities (rows, classes) from vectors (rows, width) and labels (rows,); each line sums to 1.
 
-    `groups` (rows,) has the same number for copies.
+    `groups` (rows,) has the same number for copies; where `trusted` (rows,) is given, only those rows are learned from.
     """
     import numpy as np
 
-    part = parts(gold, groups, folds=folds, seed=seed)
+    part = parts(gold, groups, folds=FOLDS, seed=seed)
+    usable = np.ones(len(gold), bool) if trusted is None else trusted
     found = np.full((len(gold), classes), LEAST)
-    for fold in range(folds):
+    for fold in range(FOLDS):
         held = part == fold
-        if held.any():
-            found[held] = predicted(vectors[~held], gold[~held], vectors[held], classes=classes)
-    return found
+        seen = ~held & usable
+        if held.any() and seen.any():
+            found[held] = predicted(vectors[seen], gold[seen], vectors[held], classes=classes)
+    return found / found.sum(axis=1, keepdims=True)
 
 
-def predicted(
-    vectors: NDArray[Any], gold: NDArray[np.int64], held: NDArray[Any], *, classes: int, weights: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
+def predicted(vectors: NDArray[Any], gold: NDArray[np.int64], held: NDArray[Any], *, classes: int) -> NDArray[np.float64]:
     """What a regression that learned from `vectors` and `gold` says of `held`, (held rows, classes)."""
     import warnings
 
@@ -54,7 +60,7 @@ def predicted(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the last iteration is good enough where it does not converge before
-            model = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(vectors, gold, sample_weight=weights)
+            model = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(vectors, gold)
         found[:, model.classes_] = np.maximum(model.predict_proba(held), LEAST)
     return found / found.sum(axis=1, keepdims=True)
 

@@ -1,16 +1,18 @@
 """Labels that are probably wrong: confident learning (Northcutt, Jiang and Chuang 2021, Journal of Artificial Intelligence Research 70).
 
-Enters: labels and out-of-fold probabilities. Leaves: a finding for each row that is confidently of another class, most suspicious
-first, with the label it might have instead. A class is given a row confidently where its probability is at least what it is on
-average for the rows that carry it (the threshold of equation 2): a class that the model is never sure of is not held to what others reach.
+Enters: labels and out-of-fold probabilities. Leaves: findings for as many rows as are estimated to carry a wrong label, most suspicious
+first, with the label each might have instead. A row is confidently of a class where the class' probability is at least what it is on
+average for the rows that carry it (the threshold of equation 2): a class that the model is never sure of is not held to what others
+reach. The table of given labels and confident classes, scaled to the rows that there are, says how many are wrong (equation 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.workshop.quality.finding import Finding, ranked
+from luthier.workshop.quality.folds import out_of_fold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,14 +21,42 @@ if TYPE_CHECKING:
 
 def label_errors(gold: NDArray[np.int64], probabilities: NDArray[np.float64], names: Sequence[str]) -> list[Finding]:
     """Rows whose label others speak against; the score is their `suspicion`."""
-    confident = confident_class(gold, probabilities)
     scores, other = suspicion(gold, probabilities), likeliest_other(gold, probabilities)
     found = []
-    for row in ((confident >= 0) & (confident != gold)).nonzero()[0].tolist():
+    for row in suspects(gold, probabilities).tolist():
         given, instead = probabilities[row, gold[row]], probabilities[row, other[row]]
         reason = f"{names[other[row]]} has {instead:.0%}, the given {names[gold[row]]} {given:.0%}, by rows that it was not among"
         found.append(Finding("label_error", (row,), float(scores[row]), reason, (names[other[row]],)))
     return ranked(found)
+
+
+def two_rounds(
+    vectors: NDArray[Any], gold: NDArray[np.int64], *, classes: int, groups: NDArray[np.int64], seed: int = 0
+) -> NDArray[np.float64]:
+    """Out-of-fold probabilities, (rows, classes): the geometric mean of a first round and of one that did not learn from its suspects.
+
+    Among labels that were confused with their nearest class, the second finds more; among those that are wrong at random, the first.
+    """
+    import numpy as np
+
+    first = out_of_fold(vectors, gold, classes=classes, groups=groups, seed=seed)
+    trusted = np.ones(len(gold), bool)
+    trusted[suspects(gold, first)] = False
+    second = out_of_fold(vectors, gold, classes=classes, groups=groups, trusted=trusted, seed=seed)
+    both = np.sqrt(first * second)
+    return np.asarray(both / both.sum(axis=1, keepdims=True))
+
+
+def suspects(gold: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The most suspicious rows, as many as are estimated to be wrong; none whose own label is the likeliest."""
+    import numpy as np
+
+    joint = confident_joint(gold, probabilities)
+    counted, rows = joint.sum(axis=1), np.bincount(gold, minlength=len(joint))
+    wrong = (rows * (1 - np.diagonal(joint) / np.maximum(counted, 1)))[counted > 0].sum()
+    scores = suspicion(gold, probabilities)
+    order = np.argsort(-scores, kind="stable")[: round(float(wrong))]
+    return order[scores[order] > 0.5]
 
 
 def thresholds(gold: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

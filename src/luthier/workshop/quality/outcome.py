@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.data.books import READING, Books, Fate
-from luthier.data.clean import described, refuse_inputs
+from luthier.data.clean import described
 from luthier.data.stages.stage import FILE, LINE, ROW
 from luthier.data.stages.texts import replaced
 from luthier.data.writing import Format, Writer
-from luthier.errors import DataError
 from luthier.security.artifacts import new_folder, write_json, write_jsonl
 from luthier.workshop.quality.finding import Finding, Kind
 
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 Mend = Literal["drop", "relabel"]
 STAGE = "quality"
+AT_LEAST = 0.9
+"""The score of a label error from which on it is mended: below that, rows that are only hard are lost too."""
 COLUMNS = ("row", "file", "line", "text", "label", "suggested", "score", "kind", "reason")
 
 
@@ -51,7 +52,7 @@ class Outcome:
     books: Books | None
 
 
-def corrections(survey: Survey, labels: Sequence[str], *, kinds: Sequence[Kind], at_least: float = 0.0) -> dict[int, Correction]:
+def corrections(survey: Survey, labels: Sequence[str], *, kinds: Sequence[Kind], at_least: float) -> dict[int, Correction]:
     """Rows, by place, that a finding of these kinds suggests another label for; of several findings the first kind's counts.
 
     `at_least` is the lowest score of a label error.
@@ -73,18 +74,19 @@ def write(
     survey: Survey,
     folder: Path,
     *,
+    doubted: dict[int, Correction],
     wrong: dict[int, Correction],
     mend: Mend | None,
     format: Format = "parquet",
 ) -> Outcome:
-    """Write the folder. Raises SpaceError where it is there already or the disk is full, DataError where there is no label to mend."""
-    refuse_inputs(stream, folder)
-    if mend is not None and subject.labels is None:
-        raise DataError("there are no labels to mend", remedy="name their column with --label")
+    """Write the folder: the `doubted` rows for relabelling, the `wrong` ones mended.
+
+    Raises SpaceError where it is there already or the disk is full.
+    """
     with new_folder(folder) as new:
         write_jsonl(new / "findings.jsonl", [_told(f, subject) for found in survey.findings.values() for f in found])
         if subject.labels is not None:
-            _relabelling(new / "relabel.csv", subject, wrong)
+            _relabelling(new / "relabel.csv", subject, doubted)
         if mend is None:
             return Outcome({}, None)
         return _mended(stream, subject, wrong, mend, new, format)
@@ -95,13 +97,13 @@ def _told(finding: Finding, subject: Subject) -> dict[str, Any]:
     return {"kind": finding.kind, "score": finding.score, "reason": finding.reason, "rows": rows, "suggested": list(finding.suggested)}
 
 
-def _relabelling(path: Path, subject: Subject, wrong: dict[int, Correction]) -> None:
+def _relabelling(path: Path, subject: Subject, doubted: dict[int, Correction]) -> None:
     """The rows in the order of their kinds and scores, for a person to go through."""
     assert subject.labels is not None
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for place, (label, finding) in wrong.items():
+        for place, (label, finding) in doubted.items():
             name, line, row = subject.origins[place]
             score = f"{finding.score:.4f}"
             writer.writerow((row, name, line, subject.texts[place], subject.labels[place], label, score, finding.kind, finding.reason))

@@ -17,9 +17,9 @@ from luthier.workshop.quality.balance import balance
 from luthier.workshop.quality.difficulty import easy, hard
 from luthier.workshop.quality.drifted import Other, drifted
 from luthier.workshop.quality.finding import KINDS, Finding, Kind, ranked
-from luthier.workshop.quality.folds import FOLDS, out_of_fold
+from luthier.workshop.quality.folds import FOLDS
 from luthier.workshop.quality.inconsistent import copies, inconsistent
-from luthier.workshop.quality.label_errors import label_errors
+from luthier.workshop.quality.label_errors import label_errors, two_rounds
 from luthier.workshop.quality.neighbours import neighbours
 from luthier.workshop.quality.ngrams import presence
 from luthier.workshop.quality.outliers import outliers
@@ -91,7 +91,7 @@ def survey(
     judged = np.flatnonzero(~few)
     inside, kept = np.unique(gold[judged], return_inverse=True)
     own = [names[i] for i in inside]
-    chances = out_of_fold(vectors[judged], kept, classes=len(own), groups=groups[judged], seed=seed)
+    chances = two_rounds(vectors[judged], kept, classes=len(own), groups=groups[judged], seed=seed)
     errors = label_errors(kept, chances, own)
     suspected = {f.rows[0] for f in errors}
     sure = np.array([i for i in range(len(judged)) if i not in suspected], np.int64)
