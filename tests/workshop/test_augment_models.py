@@ -37,7 +37,12 @@ def translator(world) -> Path:
         "evaluation": {"bootstrap": 100, "baselines": [], "base_model": False, "written": 0, "general_probe": False},
     }  # fmt: skip
     run = luthier.train(
-        {"data": {"train": str(folder / "pairs.jsonl"), "text": "source", "label": "target"}, "task": "text2text", "model": str(folder / "t5"), **common}
+        {
+            "data": {"train": str(folder / "pairs.jsonl"), "text": "source", "label": "target"},
+            "task": "text2text",
+            "model": str(folder / "t5"),
+            **common,
+        }
     )
     (folder / "translator").symlink_to(run.folder)
     return folder / "translator"
