@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 import luthier
-from luthier.data.prepare import Prepared
 from luthier.recipe import load_recipe
+from luthier.security.artifacts import write_jsonl
 from luthier.workflow import similar
-from luthier.workflow.dataset import dataset
+from luthier.workflow.dataset import Dataset, dataset
 
 HERE = Path(__file__).resolve().parents[1]
 SHOTS, COPIES, EPOCHS = 16, 2.0, 10
@@ -50,35 +50,37 @@ ALONE = "rows alone"
 BEGIN, END = "<!-- arms -->", "<!-- end of arms -->"
 
 
-def recipe(name: str, seed: int, arm: str, *, task: str = "few_shot", folder: str = "runs") -> dict[str, Any]:
-    """The recipe of an arm."""
-    return {
-        "data": {**DATA[name], "augment": ARMS[arm]},
-        "task": {"type": "few_shot", "shots": SHOTS} if task == "few_shot" else {"type": task},
-        "model": "minilm",
-        "training": {"seed": seed, "threads": 1},
-        "output": {"folder": folder},
-    }
+def drawn(name: str, seed: int, folder: Path) -> dict[str, str]:
+    """The rows of a seed and all test rows, as files that every arm reads."""
+    found = dataset(
+        load_recipe({"data": DATA[name], "task": {"type": "few_shot", "shots": SHOTS}, "model": "minilm", "training": {"seed": seed}})
+    )
+    paths = {part: str(folder / f"{name}-{seed}-{part}.jsonl") for part in ("train", "test")}
+    for part, path in paths.items():
+        rows = found.prepared.parts[part]  # type: ignore[index]
+        write_jsonl(Path(path), [{"text": r.text, "label": found.task.labels[r.target]} for r in rows])
+    return paths
 
 
-def checked(name: str, seed: int, arm: str) -> Prepared:
+def grown(paths: dict[str, str], seed: int, arm: str) -> Dataset:
     """The parts of an arm; no made text stands in the test."""
-    found = dataset(load_recipe(recipe(name, seed, arm))).prepared
-    held = {r.key for r in found.parts["test"]}
-    made = len(found.made)
-    assert not held & {r.key for r in found.parts["train"][len(found.parts["train"]) - made :]}
+    recipe = {"data": {**paths, "augment": ARMS[arm]}, "task": "few_shot", "model": "minilm", "training": {"seed": seed, "threads": 1}}
+    found = dataset(load_recipe(recipe))
+    train, held = found.prepared.parts["train"], {r.key for r in found.prepared.parts["test"]}
+    assert not held & {r.key for r in train[len(train) - len(found.prepared.made) :]}
     return found
 
 
-def frozen(name: str, seeds: range, embedder: Any, log: Any) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def frozen(name: str, seeds: range, folder: Path, embedder: Any, log: Any) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Accuracy of the logistic regression, and rows made for each row, by arm and seed."""
     accuracy: dict[str, list[float]] = {arm: [] for arm in ARMS}
     shares: dict[str, list[float]] = {arm: [] for arm in ARMS}
     test = None
     for seed in seeds:
+        paths = drawn(name, seed, folder)
         vectors: dict[str, NDArray[Any]] = {}
         for arm in ARMS:
-            parts = checked(name, seed, arm)
+            parts = grown(paths, seed, arm).prepared
             train = parts.parts["train"]
             if test is None:
                 rows = parts.parts["test"]
@@ -94,37 +96,24 @@ def frozen(name: str, seeds: range, embedder: Any, log: Any) -> tuple[dict[str, 
     return accuracy, shares
 
 
-def tuned(name: str, seeds: range, log: Any) -> dict[str, list[float]]:
+def tuned(name: str, seeds: range, folder: Path, log: Any) -> dict[str, list[float]]:
     """Accuracy of fine-tuning on the same rows, epochs as many for all arms."""
     accuracy: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            for arm in ARMS:
-                found = dataset(load_recipe(recipe(name, seed, arm)))
-                paths = {}
-                for part in ("train", "test"):
-                    rows = found.prepared.parts[part]  # type: ignore[index]
-                    paths[part] = str(Path(folder) / f"{part}.jsonl")
-                    lines = [json.dumps({"text": r.text, "label": found.task.labels[r.target]}) for r in rows]
-                    Path(paths[part]).write_text("\n".join(lines), encoding="utf-8")
-                run = luthier.train(
-                    {
-                        "data": {**paths, "validation": paths["test"]},
-                        "model": "minilm",
-                        "training": {"seed": seed, "threads": 1, "epochs": EPOCHS, "rehearsal": False},
-                        # validation rows choose nothing: the last weights are kept
-                        "evaluation": {
-                            "base_model": False,
-                            "baselines": [],
-                            "restore_best": False,
-                            "every": 100_000,
-                            "general_probe": False,
-                        },
-                        "output": {"folder": str(Path(folder) / "runs")},
-                    }
-                )
-                accuracy[arm].append(float(run.scores["methods"]["model"]["accuracy"]["value"]))
-            log(f"{name} tuned, seed {seed}: " + ", ".join(f"{arm} {accuracy[arm][-1]:.4f}" for arm in ARMS))
+    for seed in seeds:
+        paths = drawn(name, seed, folder)
+        for arm in ARMS:
+            run = luthier.train(
+                {
+                    "data": {**paths, "validation": paths["test"], "augment": ARMS[arm]},
+                    "model": "minilm",
+                    "training": {"seed": seed, "threads": 1, "epochs": EPOCHS, "rehearsal": False},
+                    # validation rows choose nothing: the last weights are kept
+                    "evaluation": {"base_model": False, "baselines": [], "restore_best": False, "every": 100_000, "general_probe": False},
+                    "output": {"folder": str(folder / "runs")},
+                }
+            )
+            accuracy[arm].append(float(run.scores["methods"]["model"]["accuracy"]["value"]))
+            log(f"{name} tuned, seed {seed}: {arm} {accuracy[arm][-1]:.4f}")
     return accuracy
 
 
@@ -159,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two seeds")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="which data")
     parser.add_argument("--tuned", type=int, default=0, help="seeds of trec that are fine-tuned too")
     parser.add_argument("--write", action="store_true", help="put the table into docs/augment.md")
     options = parser.parse_args()
@@ -170,12 +160,17 @@ def main() -> None:
         print(f"{time.monotonic() - begun:6.0f} s  {text}", flush=True)
 
     results: dict[str, Any] = {}
-    for name in DATA:
-        accuracy, shares = frozen(name, seeds, embedder, log)
-        results[f"{name}, frozen embeddings, {len(seeds)} seeds"] = {"accuracy": accuracy, "shares": shares}
-    if options.tuned:
-        shares = results[f"trec, frozen embeddings, {len(seeds)} seeds"]["shares"]
-        results[f"trec, fine-tuned, {options.tuned} seeds"] = {"accuracy": tuned("trec", range(options.tuned), log), "shares": shares}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in options.data:
+            accuracy, shares = frozen(name, seeds, folder, embedder, log)
+            results[f"{name}, frozen embeddings, {len(seeds)} seeds"] = {"accuracy": accuracy, "shares": shares}
+        if options.tuned:
+            shares = results[f"trec, frozen embeddings, {len(seeds)} seeds"]["shares"]
+            results[f"trec, fine-tuned, {options.tuned} seeds"] = {
+                "accuracy": tuned("trec", range(options.tuned), folder, log),
+                "shares": shares,
+            }
     for found in results.values():
         found["differences"] = {arm: difference(found["accuracy"][arm], found["accuracy"][ALONE]) for arm in ARMS if arm != ALONE}
     similar.Embedder = real  # type: ignore[misc]

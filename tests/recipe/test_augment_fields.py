@@ -185,6 +185,34 @@ def test_a_classifier_confirms_and_few_shot_and_pairs_of_texts_grow(grown):
     assert few.prepared.summary["rows_made"]
 
 
+def test_new_data_alone_is_varied_and_what_the_earlier_run_holds_back_is_not_made(grown, tmp_path):
+    run = luthier.train({**grown, "data": {"train": grown["data"]["train"]}})
+    tiny.write_moods(tmp_path / "new.csv", 40, seed=7)
+    section = {"train": str(tmp_path / "new.csv"), "earlier": str(run.folder), "augment": [{"type": "noise", "rate": 0.3}]}
+    replayed = {**grown, "data": section, "curriculum": {"type": "replay"}}
+    found = dataset(load_recipe(replayed))
+    made = found.prepared.made
+    assert made
+    assert {o.rpartition(":")[0] for m in made for o in m.origins} == {str(tmp_path / "new.csv")}
+    held = {r.key for part in ("validation", "test") for r in found.prepared.parts[part]}
+    assert not held & {r.key for r in found.prepared.parts["train"]}
+    streams = found.streams(range(len(found.prepared.parts["train"])))
+    assert set(streams[-len(made) :]) == {"new"}
+
+
+def test_each_of_several_tasks_has_its_own_ways(grown, tmp_path):
+    own = {"data": {"train": grown["data"]["train"], "augment": ["noise"]}, "type": "classification"}
+    tiny.write_moods(tmp_path / "other.csv", 40, seed=3)
+    other = {"data": {"train": str(tmp_path / "other.csv")}, "type": "classification"}
+    recipe = {k: v for k, v in grown.items() if k != "data"} | {
+        "data": {"train": "x"},
+        "task": {"type": "multitask", "tasks": {"a": own, "b": other}},
+    }
+    found = dataset(load_recipe(recipe)).prepared
+    assert len(found.made) == found.summary["rows_made"] == found.summary["tasks"]["a"]["rows_made"] > 10
+    assert "rows_made" not in found.summary["tasks"]["b"]
+
+
 def test_what_cannot_be_varied_is_refused(grown):
     with pytest.raises(RecipeError, match=r"data\.augment\[1\]\.type: needs labels"):
         check({**grown, "task": {"type": "text2text"}}, with_model=False)

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from luthier.cli.data.synthesize import command, kind_of
 from luthier.errors import DataError, EndpointError, LuthierError, RecipeError, RunError, SpaceError
 from luthier.workshop.asking.journal import Journal
+from luthier.workshop.synthesis.known import Known
 from luthier.workshop.synthesis.synthesize import journal_of, synthesize
 from tests.alignment.world import judge, said
 from tests.workshop.world import FAULTS, Endpoint
@@ -334,3 +337,35 @@ def test_a_model_on_this_machine_writes(seeds, tmp_path, monkeypatch):
     synthesize(seeds, how, out=tmp_path / "b")
     assert asked == [16]
     assert lines(tmp_path / "b" / "rows.jsonl") == lines(tmp_path / "a" / "rows.jsonl")
+
+
+def test_prompts_that_are_too_long_do_not_end_it(seeds, tmp_path):
+    """Their fault is their own, however many there are."""
+    endpoint = Endpoint()
+    with judge(lambda n, b, h: (413, b"") if n < 14 else endpoint(n, b, h)) as server:
+        found = synthesize(seeds, options(server.url, rows=4), out=tmp_path / "out")
+    assert found.without == {"the endpoint answered with HTTP status 413": 14}
+    assert len(whole(tmp_path / "out", found)) == 4
+
+
+def test_rows_without_what_it_needs_are_counted(tmp_path):
+    file = tmp_path / "seeds.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in [*SEEDS, {"instruction": "", "output": "x"}]) + "{torn\n")
+    with judge(Endpoint()) as server:
+        found = synthesize(file, options(server.url, rows=4), out=tmp_path / "out")
+    assert (found.rows, found.unusable) == (6, 2)
+
+
+WORDS = st.lists(st.sampled_from(["one", "two", "three", "four", "five", "six"]), max_size=7).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(WORDS, max_size=8), WORDS, st.sampled_from([0.3, 0.5, 0.7, 0.75, 1.0]))
+def test_near_is_what_comparing_with_all_finds(there, text, near):
+    known = Known(near=near)
+    for other in there:
+        known.add(other)
+    new = set(text.split())
+    alike = any(new and len(new & set(o.split())) >= near * len(new | set(o.split())) - 1e-9 for o in there)
+    expected = "exact" if text in there else "near" if alike else None
+    assert known.like(text) == expected

@@ -57,6 +57,7 @@ def command(
     if as_json:
         print_json(figures)
         return
+    click.echo(f"read      {found.rows} rows, {found.unusable} of them without what it needs")
     click.echo(f"asks      {found.asks}: {found.answered} answered, {found.unreadable} of these without a row")
     for why, count in found.without.items():
         click.echo(f"          {count} without an answer: {why}")

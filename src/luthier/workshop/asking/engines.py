@@ -9,6 +9,7 @@ from luthier.alignment.request import Failure, bearer, post
 from luthier.errors import EndpointError, LuthierError
 from luthier.models.source import Source, fingerprint
 from luthier.workshop.asking.request import Reply, Request
+from luthier.workshop.asking.voice import TOO_LONG
 
 if TYPE_CHECKING:
     from luthier.inference.writer import Writer
@@ -85,10 +86,10 @@ class Here:
             try:
                 length = len(writer.prompt_ids(request.prompt))
             except LuthierError as error:
-                found[place] = Failure(error.fault.message, status=400)
+                found[place] = Failure(error.fault.message, status=TOO_LONG)
                 continue
             if length > room:
-                found[place] = Failure(f"the prompt has {length} tokens, and the model reads {room} at most", status=400)
+                found[place] = Failure(f"the prompt has {length} tokens, and the model reads {room} at most", status=TOO_LONG)
             else:
                 lengths[place] = length
         asked = [requests[p] for p in lengths]

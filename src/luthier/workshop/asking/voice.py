@@ -20,6 +20,8 @@ from luthier.workshop.asking.request import Answer, Engine, Reply, Request
 SPENT = "the budget is spent"
 HOPELESS = frozenset({301, 302, 307, 308, 401, 403, 404, 405})
 """Statuses that every request would get."""
+TOO_LONG = 413
+"""Status of a request whose prompt is too long: its own fault, which says nothing of the model."""
 IN_A_ROW = 8
 """Requests that fail one after the other before the model is held to be gone."""
 LONGEST_WAIT = 600.0
@@ -130,6 +132,9 @@ class Voice:
                 return False
             if left and failure.passing and failure.after <= LONGEST_WAIT:
                 return True
+            if failure.status == TOO_LONG:
+                self.journal.given_up(key, why)
+                return False
             self._unlucky[key] = why
             if len(self._unlucky) >= IN_A_ROW and self._gone is None:
                 self._gone = EndpointError(

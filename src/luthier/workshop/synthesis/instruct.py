@@ -24,6 +24,7 @@ class Instruct(Unchosen):
         """Raises DataError for columns that are not there."""
         self.options = options
         self._seeds = columns(rows, {options.instruction: "instruction", options.output: "output"})
+        self.usable = len(self._seeds)
 
     def asks(self, number: int, made: Sequence[Candidate]) -> list[Ask]:
         o, found = self.options, list[Ask]()

@@ -48,6 +48,9 @@ class Candidate:
 class Kind(Protocol):
     """Made as `Class(options, rows)`."""
 
+    usable: int
+    """Rows of the file that have what it needs."""
+
     def asks(self, number: int, made: Sequence[Candidate]) -> list[Ask]:
         """What round `number` asks; nothing where nothing is left to be asked."""
         ...

@@ -41,6 +41,7 @@ class Pairs:
         """Raises DataError for a column that is not there."""
         self.options = options
         self._prompts = columns(rows, {options.prompt: "prompt"})
+        self.usable = len(self._prompts)
 
     def asks(self, number: int, made: Sequence[Candidate]) -> list[Ask]:
         found = []

@@ -31,6 +31,7 @@ class Questions:
         """Raises DataError for a column that is not there."""
         self.options = options
         documents = columns(rows, {options.text: "text"})
+        self.usable = len(documents)
         self._passages = [(p, origin(r)) for r in documents for p in passages(r.values[options.text], options.passage_words)]
 
     def asks(self, number: int, made: Sequence[Candidate]) -> list[Ask]:

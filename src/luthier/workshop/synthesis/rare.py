@@ -44,6 +44,7 @@ class Rare:
         if not self._rows:
             raise DataError(f"no row has a label in {options.label!r}", where="label", remedy="name the column of the labels")
         counts = Counter({label: len(own) for label, own in self._rows.items()})
+        self.usable = counts.total()
         self.classes = options.classes or [min(sorted(counts), key=lambda c: counts[c])]
         for label in self.classes:
             if label not in counts:

@@ -32,6 +32,9 @@ from luthier.workshop.synthesis.sieve import Fate, Sieve
 class Synthesized:
     """What came of it. Asks = answered + without an answer; answered ones without a row in them are unreadable."""
 
+    rows: int = 0
+    """Rows of the file, and how many of them could not be used."""
+    unusable: int = 0
     fates: list[Fate] = field(default_factory=list)
     asks: int = 0
     answered: int = 0
@@ -54,6 +57,8 @@ class Synthesized:
         if len(self.kept) != kept or self.asks != self.answered + self.without.total():
             raise AssertionError(f"candidates do not balance: {len(self.kept)} kept, {dropped}, {len(self.fates)} in all")
         return {
+            "rows_read": self.rows,
+            "rows_unusable": self.unusable,
             "stopped": self.stopped,
             "rounds": self.rounds,
             "asks": self.asks,
@@ -95,6 +100,8 @@ def synthesize(
     journal = Journal(journal_of(out))
     with Voice(engine, journal, budget=Budget(options.max_requests, options.max_total_tokens)) as voice:
         found = _rounds(kind, options, voice, Sieve(options, kind, voice, known), listener)
+        found.rows = len(rows.rows) + len(rows.quarantined)
+        found.unusable = found.rows - kind.usable
         found.requests, found.tokens, found.failures = journal.requests, journal.tokens, dict(voice.failures)
     with new_folder(out) as folder:
         write_jsonl(folder / "rows.jsonl", [c.row for c in found.kept])
