@@ -62,6 +62,12 @@ def command(
     from luthier.feedback.store import Store
     from luthier.workshop.labelling.question import sheet
 
+    if not file.exists():
+        from luthier.cli.data.label import COMMANDS
+        from luthier.registry import nearest
+
+        if guess := nearest(str(file), COMMANDS):
+            raise click.UsageError(f"no file {str(file)!r}; did you mean luthier data label {guess}?")
     aside = read_guidelines(guidelines) if guidelines else ""
     found = sheet(file, form=form, column=options["column"], pair=options["pair"], prompt=options["prompt"])
     _told(found)
