@@ -47,7 +47,7 @@ def test_classes_by_keys_and_names_back_skip_and_again(say):
     rest = say(*label, keys="card\n")
     assert "\x1b[31m" not in rest.output
     assert "labelled  1 now, 2 before" in rest.output
-    assert "luthier data label export rows.jsonl" in rest.output
+    assert "luthier data label export feedback.db rows.jsonl" in rest.output
     assert say(*label).output.count("labelled  0 now, 3 before") == 1
 
 

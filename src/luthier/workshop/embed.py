@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.workflow.similar import Named
+    from luthier.workflow.similar import Embedder, Named
 
 MODEL = "minilm"
 STORES = 8
@@ -42,8 +42,8 @@ class Embedded:
     notes: list[str] = field(default_factory=list)
 
 
-def embed(texts: Sequence[str], *, model: Named = MODEL) -> Embedded:
-    """The vectors of some texts by a model: a run, a folder, an alias or a hub id.
+def embed(texts: Sequence[str], *, model: Named | Embedder = MODEL) -> Embedded:
+    """The vectors of some texts by a model: a run, a folder, an alias or a hub id; or one that is loaded already.
 
     Raises ModelError where the model cannot be had.
     """
@@ -51,9 +51,10 @@ def embed(texts: Sequence[str], *, model: Named = MODEL) -> Embedded:
 
     from luthier.workflow.similar import Embedder
 
-    embedder = Embedder(model)
+    embedder = model if isinstance(model, Embedder) else Embedder(model)
+    cut = embedder.truncated
     keys = [_key(text) for text in texts]
-    first = {key: text for key, text in zip(reversed(keys), reversed(texts), strict=True)}
+    first = dict(zip(keys, texts, strict=True))
     with _opened(cache_folder().parent / "vectors" / f"texts-{embedder.key([])}.db") as store:
         known = store.known(list(first))
         missing = sorted((k for k in first if k not in known), key=lambda k: len(first[k]), reverse=True)
@@ -63,8 +64,8 @@ def embed(texts: Sequence[str], *, model: Named = MODEL) -> Embedded:
             known |= fresh
             store.add(fresh)
     notes = list(embedder.loaded.notes)
-    if embedder.truncated:
-        notes.append(f"{embedder.truncated} texts are cut to {embedder.max_length} tokens")
+    if embedder.truncated > cut:
+        notes.append(f"{embedder.truncated - cut} texts are cut to {embedder.max_length} tokens")
     vectors = np.stack([known[k] for k in keys]) if keys else np.zeros((0, 0), np.float32)
     return Embedded(vectors, len(missing), notes)
 

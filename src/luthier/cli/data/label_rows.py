@@ -96,7 +96,9 @@ def command(
         for name, count in session.counts().most_common(12):
             click.echo(f"          {count:>6} {name}")
     named = f" --question {options['question']}" if options["question"] else ""
-    click.echo(f"          {left} to go: the same command goes on" if left else f"next      luthier data label export rows.jsonl{named}")
+    click.echo(
+        f"          {left} to go: the same command goes on" if left else f"next      luthier data label export {store} rows.jsonl{named}"
+    )
 
 
 def _told(found: Sheet) -> None:
