@@ -124,6 +124,7 @@ def test_several_classes_texts_and_pairs(say):
         (["none.csv", "--labels", "a,b"], "no such file"),
         (["rows.csv"], "which labels"),
         (["rows.csv", "--labels", "a,a"], "twice"),
+        (["rows.csv", "--labels", "labels.txt"], "no such file"),
         (["rows.csv", "--labels", "a,b", "--column", "txt"], "did you mean 'text'"),
         (["rows.csv", "--labels", "a,b", "--guidelines", "none.md"], "cannot be read"),
         (["rows.csv", "--labels", "a,b", "--annotator", " "], "no name"),
@@ -147,6 +148,32 @@ def test_wrong_inputs_are_refused_in_a_line_with_a_remedy(say, arguments, messag
     assert message in str(told.exception)
     assert told.exception.fault.remedy
     assert Path("rows.csv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--as", "spans", "--labels", "a", "--pick", "margin"),
+        ("--several", "--labels", "a,b", "--pick", "entropy"),
+        ("--as", "text", "--labels", "a"),
+        ("--labels", "a,b", "--prompt", "other"),
+        ("--as", "spans", "--labels", "a", "--pair", "other"),
+        ("--as", "pairs", "--pair", "other", "--pick", "random"),
+    ],
+)
+def test_an_option_that_nobody_would_read_is_refused(say, options):
+    told = say("rows.csv", *options, keys="1\n")
+    assert told.exit_code == 2
+    assert "--as" in told.output or "--pick" in told.output
+    assert not Path("feedback.db").exists()
+
+
+def test_the_ways_of_picking_are_those_there_are():
+    from luthier.cli.data.label_rows import DOUBTFUL, PICKS
+    from luthier.workshop.labelling.picking import DOUBTS, STRATEGIES
+
+    assert set(DOUBTFUL) == set(DOUBTS)
+    assert set(PICKS) == {*STRATEGIES, "order"}
 
 
 def test_a_command_that_was_misspelt_is_guessed(say):

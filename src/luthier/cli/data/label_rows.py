@@ -12,7 +12,8 @@ from luthier.cli.options import login, runs_option, store_option
 if TYPE_CHECKING:
     from luthier.workshop.labelling.question import Question, Sheet
 
-PICKS = ("margin", "uncertainty", "entropy", "committee", "diversity", "random", "order")
+DOUBTFUL = ("margin", "uncertainty", "entropy", "committee")
+PICKS = (*DOUBTFUL, "diversity", "random", "order")
 """Of `picking.STRATEGIES`, and the order of the file; here by name, so that help imports nothing heavy."""
 
 
@@ -58,6 +59,7 @@ def command(
     What was said is on the disk before the next row is shown, and is not asked again. b goes back, s skips, q quits, g shows the
     guidelines, ? the keys. Input may be a pipe: a line for each answer.
     """
+    _check(form, pick, options)
     from luthier.cli.data.labelling import label, read_guidelines
     from luthier.feedback.store import Store
     from luthier.workshop.labelling.question import sheet
@@ -99,6 +101,23 @@ def command(
     click.echo(
         f"          {left} to go: the same command goes on" if left else f"next      luthier data label export {store} rows.jsonl{named}"
     )
+
+
+def _check(form: str, pick: str | None, options: dict[str, Any]) -> None:
+    """Refuse what would be read by nobody."""
+    one_class = form == "classes" and not options["several"]
+    if pick in DOUBTFUL and not one_class:
+        raise click.UsageError(f"--pick {pick} asks a model of single classes: take diversity, random or order")
+    wrong = {
+        "--pick": bool(pick) and form == "pairs",
+        "--labels": bool(options["labels"]) and form in ("text", "pairs"),
+        "--several": options["several"] and form != "classes",
+        "--pair": bool(options["pair"]) and form in ("spans", "text"),
+        "--prompt": bool(options["prompt"]) and form != "pairs",
+        "--question": bool(options["question"]) and form == "pairs",
+    }
+    if name := next((n for n, is_wrong in wrong.items() if is_wrong), None):
+        raise click.UsageError(f"{name} is not for --as {form}")
 
 
 def _told(found: Sheet) -> None:
