@@ -36,11 +36,11 @@ def test_every_command_parses(line):
     command = root.get_command(click.Context(root), name)
     assert command is not None
     context = command.make_context(name, arguments, resilient_parsing=False)
-    if isinstance(command, click.Group):
+    while isinstance(command, click.Group):
         left = [*context._protected_args, *context.args]
-        inner, made, arguments = command.resolve_command(context, left)
-        assert made is not None
-        made.make_context(inner, arguments, parent=context)
+        inner, command, arguments = command.resolve_command(context, left)
+        assert command is not None
+        context = command.make_context(inner, arguments, parent=context)
 
 
 def test_readme_names_the_two_commands():

@@ -12,7 +12,8 @@ from luthier.cli.options import login, runs_option, store_option
 if TYPE_CHECKING:
     from luthier.workshop.labelling.question import Question, Sheet
 
-PICKS = ("margin", "uncertainty", "entropy", "committee", "diversity", "random", "order")
+DOUBTFUL = ("margin", "uncertainty", "entropy", "committee")
+PICKS = (*DOUBTFUL, "diversity", "random", "order")
 """Of `picking.STRATEGIES`, and the order of the file; here by name, so that help imports nothing heavy."""
 
 
@@ -58,10 +59,17 @@ def command(
     What was said is on the disk before the next row is shown, and is not asked again. b goes back, s skips, q quits, g shows the
     guidelines, ? the keys. Input may be a pipe: a line for each answer.
     """
+    _check(form, pick, options)
     from luthier.cli.data.labelling import label, read_guidelines
     from luthier.feedback.store import Store
     from luthier.workshop.labelling.question import sheet
 
+    if not file.exists():
+        from luthier.cli.data.label import COMMANDS
+        from luthier.registry import nearest
+
+        if guess := nearest(str(file), COMMANDS):
+            raise click.UsageError(f"no file {str(file)!r}; did you mean luthier data label {guess}?")
     aside = read_guidelines(guidelines) if guidelines else ""
     found = sheet(file, form=form, column=options["column"], pair=options["pair"], prompt=options["prompt"])
     _told(found)
@@ -90,7 +98,26 @@ def command(
         for name, count in session.counts().most_common(12):
             click.echo(f"          {count:>6} {name}")
     named = f" --question {options['question']}" if options["question"] else ""
-    click.echo(f"          {left} to go: the same command goes on" if left else f"next      luthier data label export rows.jsonl{named}")
+    click.echo(
+        f"          {left} to go: the same command goes on" if left else f"next      luthier data label export {store} rows.jsonl{named}"
+    )
+
+
+def _check(form: str, pick: str | None, options: dict[str, Any]) -> None:
+    """Refuse what would be read by nobody."""
+    one_class = form == "classes" and not options["several"]
+    if pick in DOUBTFUL and not one_class:
+        raise click.UsageError(f"--pick {pick} asks a model of single classes: take diversity, random or order")
+    wrong = {
+        "--pick": bool(pick) and form == "pairs",
+        "--labels": bool(options["labels"]) and form in ("text", "pairs"),
+        "--several": options["several"] and form != "classes",
+        "--pair": bool(options["pair"]) and form in ("spans", "text"),
+        "--prompt": bool(options["prompt"]) and form != "pairs",
+        "--question": bool(options["question"]) and form == "pairs",
+    }
+    if name := next((n for n, is_wrong in wrong.items() if is_wrong), None):
+        raise click.UsageError(f"{name} is not for --as {form}")
 
 
 def _told(found: Sheet) -> None:

@@ -50,6 +50,8 @@ def read_guidelines(path: Path) -> str:
 def read_labels(given: str) -> tuple[str, ...]:
     """Labels between commas, or of a file with one a line. Raises DataError for one that stands there twice or cannot be shown."""
     path = Path(given)
+    if "," not in given and not path.is_file() and (path.suffix or "/" in given):
+        raise DataError("no such file", where=given, remedy="give a file with a label a line, or labels between commas")
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
     except (OSError, UnicodeDecodeError) as error:
@@ -238,7 +240,7 @@ def _asked_line(console: Console, hint: str) -> str:
 
 def _next(console: Console, session: Sitting) -> Asked | None:
     """The next row; a terminal says what is waited for."""
-    with console.status("picking rows"):
+    with console.status("picking rows (at first, the model reads them all)"):
         return session.next()
 
 

@@ -60,8 +60,7 @@ def agreements(found: Sequence[Opinions], form: Form) -> list[Agreement]:
     if not shared:
         return []
     people = sorted({name for o in shared for name in o.said})
-    blocks = [_block(o, people, form) for o in shared]
-    blocks = _coded(blocks)
+    blocks = _coded([_block(o, people, form) for o in shared])
     results = []
     if len(people) > 2:
         results.append(_figure("Fleiss' kappa", fleiss, people, blocks))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.feedback.schema import asked
 from luthier.workshop.labelling.opinions import Opinions, value_of
-from luthier.workshop.labelling.question import Question, Span
+from luthier.workshop.labelling.question import Form, Question, Span
 
 if TYPE_CHECKING:
     from luthier.workshop.labelling.exchange import Brought
@@ -45,27 +45,27 @@ def read(record: Mapping[str, Any], found: Brought, *, annotator: str, column: s
         return
     own = _own(record.get("metadata"))
     people: dict[str, str] = own.get("people", {})
-    forms: dict[str, str] = own.get("forms", {})
+    forms: dict[str, Form] = own.get("forms", {})
     for response in _responses(record.get("responses")):
         who = people.get(response.user, response.user) or annotator
         if response.status == "draft":
             found.left_out["a draft"] += 1
         else:
-            _add(found, content, response, who, text=text or forms.get(response.question) == "text", more={})
+            _add(found, content, response, who, form="text" if text else forms.get(response.question), more={})
     suggestions = record.get("suggestions")
     for name, one in suggestions.items() if isinstance(suggestions, dict) else []:
         agent = str(one.get("agent") or "") if isinstance(one, dict) else ""
         if agent.startswith(DECIDED):
             response = Response(name, one.get("value"), "", "submitted")
             who, more = agent.removeprefix(DECIDED), {"adjudicated": True}
-            _add(found, content, response, who, text=text or forms.get(name) == "text", more=more)
+            _add(found, content, response, who, form="text" if text else forms.get(name), more=more)
     for name, skipped in own.get("skipped", {}).items():
-        form: Any = {"labels": "classes"}.get(forms.get(name, ""), forms.get(name, "classes"))
         for who in skipped:
-            found.add(content, form, (), annotator=who, name=name, skipped=True)
+            found.add(content, forms[name], (), annotator=who, name=name, skipped=True)
 
 
-def _add(found: Brought, content: Mapping[str, Any], response: Response, who: str, *, text: bool, more: dict[str, Any]) -> None:
+def _add(found: Brought, content: Mapping[str, Any], response: Response, who: str, *, form: Form | None, more: dict[str, Any]) -> None:
+    """Add a response. Its `form` is what we wrote ourselves; of others' it is told from the value."""
     from luthier.workshop.labelling.exchange import spans_of
 
     value, name = response.value, response.question
@@ -75,15 +75,14 @@ def _add(found: Brought, content: Mapping[str, Any], response: Response, who: st
             found.left_out[spans] += 1
         else:
             found.add(content, "spans", spans, annotator=who, name=name, **more)
-    elif text and isinstance(value, str):
+    elif form == "text" and isinstance(value, str):
         found.add(content, "text", value, annotator=who, name=name, **more)
     elif isinstance(value, str) and value:
         found.add(content, "classes", [value], annotator=who, name=name, **more)
     elif isinstance(value, list) and all(isinstance(v, str) for v in value) and value:
         found.add(content, "classes", value, annotator=who, name=name, **more)
     elif value == [] or response.status == "discarded":
-        form: Any = "spans" if value == [] and not name.startswith("label") else "classes"
-        found.add(content, form, [], annotator=who, name=name, skipped=response.status == "discarded", **more)
+        found.add(content, form or "classes", [], annotator=who, name=name, skipped=response.status == "discarded", **more)
     else:
         found.left_out[f"answers to {name}, which the store has no form for (ratings, rankings)"] += 1
 

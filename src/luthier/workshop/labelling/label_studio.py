@@ -31,7 +31,8 @@ def read(task: Mapping[str, Any], found: Brought, *, annotator: str, column: str
         if not isinstance(annotation, dict):
             found.left_out["no annotation: not an object"] += 1
             continue
-        own = annotation.get("luthier") if isinstance(annotation.get("luthier"), dict) else {}
+        told = annotation.get("luthier")
+        own: dict[str, Any] = told if isinstance(told, dict) else {}
         who = str(own.get("annotator") or _who(annotation.get("completed_by")) or annotator)
         results = [r for r in annotation.get("result") or [] if isinstance(r, dict) and isinstance(r.get("value"), dict)]
         by_control: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -89,8 +90,9 @@ def _add(
 
 
 def _pair(task: Mapping[str, Any], found: Brought, value: Mapping[str, Any], *, who: str, more: dict[str, Any]) -> None:
-    data = task.get("data")
-    texts = [v for k, v in data.items() if isinstance(v, str) and k != "prompt"] if isinstance(data, dict) else []
+    given = task.get("data")
+    data: dict[str, Any] = given if isinstance(given, dict) else {}
+    texts = [v for k, v in data.items() if isinstance(v, str) and k != "prompt"]
     if len(texts) != 2 or value.get("selected") not in ("left", "right"):
         found.left_out["a pairwise result without two texts and a selected one"] += 1
         return

@@ -61,7 +61,8 @@ class Opinions:
 
 def opinions(store: Store, question: Question) -> list[Opinions]:
     """What was said to a question, an item each, in the order in which items were first judged."""
-    contents, found = store.contents(), {}
+    contents = store.contents()
+    found: dict[str, Opinions] = {}
     for entry in store.entries(kind="label"):
         name, decides = asked(entry.payload)
         if form_of(entry.payload) != KEPT_AS.get(question.form) or name != question.name:

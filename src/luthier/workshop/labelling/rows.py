@@ -72,4 +72,4 @@ def _target(value: Value, question: Question) -> dict[str, Any]:
     if question.form == "spans":
         return {"spans": [s._asdict() for s in value if isinstance(s, Span)]}
     names = [v for v in value if isinstance(v, str)]
-    return {"label": names if question.several else names[0]}
+    return {"label": names if question.several or len(names) != 1 else names[0]}
