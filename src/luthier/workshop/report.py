@@ -32,6 +32,8 @@ MOST_CLASSES = 120
 SHOWN = 8
 LANGUAGES_OF = 2000
 """Rows whose language is told."""
+MEASURED, SEARCHED = 2 << 20, 4 << 20
+"""Characters of the rows whose tokens are counted, and of those that are looked through for personal data."""
 COMMONEST = 5
 
 
@@ -49,9 +51,9 @@ def report(
     meant = guess(found, text=text, label=label)
     rows = found.drawn()
     read = [read_by(meant, row) for row in rows]
-    chosen = model or model_for(meant)
-    counted = tokens_of(read, model=chosen, paired=is_paired(meant))
-    private = personal(found.sample)
+    measured = [read[i] for i in thinned(read, MEASURED)]
+    counted = tokens_of(measured, model=model or model_for(meant), paired=is_paired(meant))
+    private = personal(found.sample.take(thinned(read, SEARCHED)))
     languages, unlooked = _languages(read)
     return {
         "files": _files(found),
@@ -69,6 +71,7 @@ def report(
         "unknown_classes": _unknown(meant, found, rows),
         "lengths": {
             "characters": _spread([sum(map(len, texts)) for texts in read]),
+            "rows": len(counted.counts),
             "model": counted.model,
             "reads": counted.reads,
             "tokens": _spread(counted.counts),
@@ -81,6 +84,12 @@ def report(
         "samples": shown(found.sample, _places(len(rows))),
         "not_looked": unlooked,
     }
+
+
+def thinned(rows: Sequence[Sequence[str]], most: int) -> list[int]:
+    """Places of rows, evenly spread, whose texts hold about `most` characters; of all where these do."""
+    held = sum(len(text) for texts in rows for text in texts)
+    return list(range(0, len(rows), max(1, -(-held // most))))
 
 
 def model_for(meant: Guess) -> str:
