@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from luthier.recipe.sections import Recipe
-from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, TASK_OPTIONS
+from luthier.registry import METHOD_OPTIONS, RETENTION_OPTIONS, REWARD_OPTIONS, STAGE_OPTIONS, TASK_OPTIONS
 
 CHOICES = {"task": TASK_OPTIONS, "method": METHOD_OPTIONS, "retention": RETENTION_OPTIONS}
 
@@ -32,6 +32,8 @@ def reference() -> str:
         section: Any = field.annotation
         parts.append(_table(name, section))
         parts += [_table(f"{name}.{key}", inner) for key, inner in _inner(section)]
+        if name == "data":
+            parts += [_table(f"data.clean: {stage}", STAGE_OPTIONS.load(stage)) for stage in STAGE_OPTIONS.names()]
     return "".join(parts)
 
 

@@ -133,6 +133,7 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "data.exclude": ({"label": ["odd"]}, "summary", []),
     "data.only": ({"label": ["positive", "negative"]}, "summary", []),
     "data.group": ("number", "log", []),
+    "data.clean": (["duplicates"], "summary", []),
     "data.duplicates": ("drop", "summary", []),
     "data.limit": (20, "summary", []),
     "data.max_bad_share": (0.01, "error", ["data.train={folder}/bad.csv"]),

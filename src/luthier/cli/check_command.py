@@ -10,6 +10,8 @@ import click
 
 from luthier.cli.options import accept_option, accepting, json_option, print_json, recipe_argument, set_option
 
+LEFT_OUT = ("excluded", "dropped_by_cleaning", "dropped_as_duplicates", "beyond_limit")
+
 
 @click.command(name="check")
 @recipe_argument
@@ -71,7 +73,7 @@ def command(
     summary = found.summary
     click.echo(
         f"rows      {summary['rows_read']} read, {summary['rows_quarantined']} quarantined, "
-        f"{summary['rows_excluded'] + summary['rows_dropped_as_duplicates'] + summary['rows_beyond_limit']} left out as asked"
+        f"{sum(summary[f'rows_{why}'] for why in LEFT_OUT)} left out as asked"
     )
     click.echo(f"parts     train {summary['train']}, validation {summary['validation']}, test {summary['test']}")
     counts = summary["labels"]["train"]

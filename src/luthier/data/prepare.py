@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.books import Books
 from luthier.data.origin import located
 from luthier.data.rows import Quarantined, Row, Rows, cell_text, read
 from luthier.data.sources.opened import archive_of
@@ -124,11 +125,13 @@ def assemble(
     seed: int,
     needed: Sequence[Part] = PARTS,
     chosen: Callable[[Sequence[Record], int], Sequence[int]] | None = None,
+    cleaned: Books | None = None,
 ) -> Prepared:
     """Check each row with `record` (a Record, or the reason why not), clean, count and split.
 
     Records with one of `groups` stay on one side of the split; those with the same texts where None. `chosen` says which
-    of the training records are trained on, given them and the seed; all where None.
+    of the training records are trained on, given them and the seed; all where None. `cleaned` are the books of the stages that the
+    rows have been through.
 
     Raises DataError when too many rows are bad or a part that is `needed` ends empty.
     """
@@ -136,6 +139,10 @@ def assemble(
     quarantined: list[Quarantined] = []
     notes: list[str] = []
     counts: Counter[str] = Counter()
+    if cleaned is not None:
+        counts["cleaned"] = cleaned.total("dropped")
+        counts["read"] += counts["cleaned"]
+        notes += _of_cleaning(cleaned)
     for part, rows in read_parts.items():
         if data.group is not None:
             need_columns(rows, {data.group: "data.group"})
@@ -172,6 +179,7 @@ def assemble(
         "rows_read": counts["read"],
         "rows_quarantined": len(quarantined),
         "rows_excluded": counts["excluded"],
+        "rows_dropped_by_cleaning": counts["cleaned"],
         "rows_dropped_as_duplicates": counts["dropped"],
         "rows_beyond_limit": counts["beyond_limit"],
         "train": len(records["train"]),
@@ -183,10 +191,22 @@ def assemble(
         "quarantine_reasons": dict(Counter(q.reason.split(":")[0] for q in quarantined).most_common(10)),
     }
     used = sum(len(records[p]) for p in PARTS)
-    left_out = counts["excluded"] + counts["dropped"] + counts["beyond_limit"]
+    if cleaned is not None:
+        summary["cleaning"] = cleaned.summary()
+    left_out = counts["excluded"] + counts["cleaned"] + counts["dropped"] + counts["beyond_limit"]
     if used + len(quarantined) + left_out != counts["read"]:
         raise AssertionError(f"rows do not balance: {summary}")
     return Prepared(records, quarantined, summary, notes=notes)
+
+
+def _of_cleaning(books: Books) -> list[str]:
+    """What the stages did, a line each."""
+    found = []
+    for stage, outcomes in books.outcomes.items():
+        done = ", ".join(f"{outcomes[o]} rows {o}" for o in ("dropped", "changed") if outcomes[o])
+        reasons = ", ".join(f"{n} {reason}" for reason, n in books.reasons[stage].most_common(5))
+        found.append(f"cleaning, stage {stage}: {done} ({reasons})")
+    return found
 
 
 def quarantine(prepared: Prepared, part: Part, rejected: Mapping[int, str], *, most: float) -> None:

@@ -59,7 +59,9 @@ class Plan:
 class _Gathered:
     """What of every row decides its part."""
 
+    near: Texts = field(default_factory=Texts)
     texts: list[str] = field(default_factory=list)
+    """Only where leaks are looked for."""
     keys: list[str] = field(default_factory=list)
     cells: list[Any] = field(default_factory=list)
     where: list[tuple[str, int]] = field(default_factory=list)
@@ -89,7 +91,7 @@ def share(stream: Stream, plan: Plan, folder: Path, *, held: Held | None = None,
     columns = text_columns(stream.schema, [c for c in plan.text if c in stream.schema.names] or None, stage="split")
     if plan.column is not None:
         need(stream.schema, [plan.column], stage="split")
-    rows, books, fates = _gather(stream, columns, plan)
+    rows, books, fates = _gather(stream, columns, plan, leaks=held is not None)
     refused = _untimed(rows, plan)
     groups, crossed = _groups(rows, plan)
     parts = _parts(rows, groups, plan, refused)
@@ -141,12 +143,15 @@ def held_out(stream: Stream, *, text: Sequence[str], threshold: float = 0.8, run
     return held
 
 
-def _gather(stream: Stream, columns: list[str], plan: Plan) -> tuple[_Gathered, Books, list[Fate]]:
+def _gather(stream: Stream, columns: list[str], plan: Plan, *, leaks: bool) -> tuple[_Gathered, Books, list[Fate]]:
     rows, books, fates = _Gathered(), Books(), list[Fate]()
     for batch, quarantined, _ in stream.portions():
         books.read += batch.num_rows + len(quarantined)
         fates += [Fate(q.file, q.line, "quarantined", READING, q.reason) for q in quarantined]
-        rows.texts += joined(batch, columns)
+        if plan.near is not None:
+            rows.near.add(joined(batch, columns))
+        if leaks:
+            rows.texts += joined(batch, columns)
         lists = [batch.column(c).to_pylist() for c in columns]
         rows.keys += [content_key(*cells) for cells in zip(*lists, strict=True)]
         rows.cells += batch.column(plan.column).to_pylist() if plan.column else [None] * batch.num_rows
@@ -192,10 +197,8 @@ def _groups(rows: _Gathered, plan: Plan) -> tuple[list[str], Any]:
     """A key for each row that is shared by those that must stay together, the same whatever the order of rows; and the near pairs."""
     keys, pairs = rows.keys, None
     if plan.near is not None:
-        near = Texts()
-        near.add(rows.texts)
-        pairs = near.pairs(threshold=plan.near)
-        roots = pairs.groups(len(rows.texts)).tolist()
+        pairs = rows.near.pairs(threshold=plan.near)
+        roots = pairs.groups(len(keys)).tolist()
         least: dict[int, str] = {}
         for root, key in zip(roots, keys, strict=True):
             least[root] = min(key, least.get(root, key))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.prepare import PARTS, Prepared, Record, assemble, read_files
 from luthier.data.split import Part
+from luthier.data.tidy import tidied
 from luthier.recipe import Resolved
 from luthier.registry import TASKS
 
@@ -64,6 +65,9 @@ def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
 
         before = read_before(resolved)
     rows, hashes = read_files(recipe.data, folder=resolved.folder)
+    books = None
+    if recipe.data.clean:
+        rows, books = tidied(rows, recipe.data)
     planned = TASKS.load(recipe.task.type, where="task.type")
     known = {"earlier": before.task} if before is not None and getattr(planned, "extends", False) else {}
     task = planned.plan(recipe.task, recipe.data, rows, **known)
@@ -82,6 +86,7 @@ def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
         seed=recipe.training.seed,
         needed=needed,
         chosen=getattr(task, "chosen", None),
+        cleaned=books,
     )
     prepared.files = hashes
     earlier = before.join(task, prepared) if before is not None else None

@@ -70,7 +70,15 @@ def _merged(task: Multitask, prepared: Mapping[str, Prepared], *, apart: bool) -
         reason = "none of its training rows is left: other tasks test on their texts or groups"
         raise RecipeError([Fault(reason, f"task.tasks.{empty}.data", "give it other rows, or a smaller test_share")])
     summary: dict[str, Any] = {"tasks": {n: p.summary for n, p in prepared.items()}}
-    for key in ("rows_read", "rows_quarantined", "rows_excluded", "rows_dropped_as_duplicates", "rows_beyond_limit", "duplicates"):
+    for key in (
+        "rows_read",
+        "rows_quarantined",
+        "rows_excluded",
+        "rows_dropped_by_cleaning",
+        "rows_dropped_as_duplicates",
+        "rows_beyond_limit",
+        "duplicates",
+    ):
         summary[key] = sum(p.summary[key] for p in prepared.values())
     summary["quarantine_reasons"] = dict(sum((Counter(p.summary["quarantine_reasons"]) for p in prepared.values()), Counter()))
     summary["conflicting_duplicates"] = sum(p.summary["conflicting_duplicates"] for p in prepared.values())
