@@ -8,6 +8,7 @@ import click
 
 COMMANDS = {
     "report": "Say what data files hold, on one page.",
+    "card": "Write a data card: licence, source, personal data, hurtful words, who is talked about.",
     "clean": "Read files of any format, clean their rows, and write them to a new folder.",
     "split": "Share rows out to train, validation and test, with nothing leaking between them.",
 }

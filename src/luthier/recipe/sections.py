@@ -46,6 +46,9 @@ class Data(Section):
     origin: str | None = Field(
         None, description="where the public data set comes from: github:OWNER/REPO@COMMIT[/FOLDER] or hf:OWNER/NAME@COMMIT"
     )
+    license: str | None = Field(
+        None, min_length=1, description="licence of the data set, as SPDX writes it: CC-BY-4.0; recorded with the run and its model card"
+    )
     sample: bool = Field(False, description="use the few rows shipped with Luthier instead of the whole data set")
     train: Strings = Field(
         min_length=1,

@@ -54,6 +54,7 @@ def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[st
         else "No rows were held out to choose a checkpoint by.",
         "",
         *(["## Labels", "", ", ".join(f"`{label}`" for label in labels), ""] if labels else []),
+        *_data(facts["data"]),
         "## Limits",
         "",
         "Scores hold for texts like those of the test part. Texts of another kind, language or time may do worse; "
@@ -74,3 +75,9 @@ def model_card(run: Run, *, scores: dict[str, Any], metric: str, labels: list[st
             "",
         ]
     return "\n".join(lines)
+
+
+def _data(data: dict[str, Any]) -> list[str]:
+    """Where the rows come from and who may use them; nothing where the recipe says neither."""
+    told = [f"- {name}: {data[key]}" for name, key in (("Source", "source"), ("Licence", "license")) if data.get(key)]
+    return ["## Data", "", *told, ""] if told else []

@@ -39,7 +39,7 @@ _HOOK = re.compile(
 )
 _NAME = (
     r"(?:[\w-]{0,32}(?:passw(?:or)?d|passwort|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|auth[_-]?token|access[_-]?token|account[_-]?key"
-    r"|client[_-]?secret|token|credential)[\w-]{0,24}|pwd|pass)"
+    r"|client[_-]?secret|token(?!s|i[sz])|credential)[\w-]{0,24}|pwd|pass)"
 )
 _ASSIGNED = re.compile(
     rf"(?<![\w-]){_NAME}[\"'\]]{{0,2}}\s{{0,3}}(?::=|=>|[:=]|\bis\b)\s{{0,3}}(?:[\"'`]([^\"'`\s]{{6,256}})[\"'`]|([^\s\"'`,;<>(){{}}\[\]]{{6,256}}))",
@@ -103,5 +103,5 @@ def _assigned(text: str) -> Iterator[Span]:
         spoken = re.search(r"\bis\b", match.group()[: match.start(group) - match.start()], re.I) is not None
         if password and (mixed >= 3 or (mixed == 2 and not value.isalpha() and not spoken)):
             yield Span(match.start(group), match.start(group) + len(value), "password", 0.8)
-        elif not password and len(value) >= 16 and mixed >= 2 and entropy(value) >= 3.0:
+        elif not password and len(value) >= 16 and any(c.isdigit() for c in value) and mixed >= 2 and entropy(value) >= 3.0:
             yield Span(match.start(group), match.start(group) + len(value), "token", 0.8)

@@ -76,6 +76,7 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """What is fixed before the first update, for the run's record."""
         free, total = count(self.loaded.model)
+        recipe = self.resolved.recipe
         return {
             "task": f"{self.task.name}/{self.task.kind}",
             "model": self.source.name if self.source else f"a new {self.loaded.model.config.model_type}",
@@ -87,7 +88,12 @@ class Job:
             "plan": vars(self.plan),
             "sources": self.resolved.sources,
             "inferred": self.resolved.inferred,
-            "data": {"files": self.data.prepared.files, "summary": self.data.prepared.summary},
+            "data": {
+                "files": self.data.prepared.files,
+                "summary": self.data.prepared.summary,
+                "license": recipe.data.license,
+                "source": recipe.data.origin or recipe.data.name,
+            },
             "tokens": {part: {"rows": len(t), "tokens": sum(t.lengths()), "truncated": t.truncated} for part, t in self.tokens.items()},
             "host": self.host.facts(),
             "notes": self.notes,

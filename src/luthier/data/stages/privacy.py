@@ -2,7 +2,7 @@
 
 The reason of a fate says what was found, by column and type, and never the value: `personal data: text: 2 email, 1 phone`. So the
 fates beside the output are the audit, line by line, and the counts of the report its sums. Texts inside nested columns (messages of
-a conversation) are looked at too, their keys are not.
+a conversation) are looked at too; a column's name, or a nested text's key, counts as a word beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.data.stages.stage import JSON, ORIGIN, Verdicts
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from luthier.recipe.stages.privacy import PrivacyOptions
 
 Written = Literal["plain", "json"]
+Text = tuple[str, str]
+"""A text, after what it is called."""
+Seen = dict[str, dict[str, int]]
+"""Finds of a row: column -> type -> how many."""
 NAMES_OFF = "rows whose names of persons were not looked for: no `names` given"
 
 
@@ -39,56 +43,83 @@ class Privacy:
         self._pseudonym = pseudonymiser(_secret(options)) if "pseudonymise" in self._actions.values() else mask
 
     def __call__(self, batch: pa.RecordBatch) -> Verdicts:
-        seen: dict[int, list[str]] = {}
+        seen: dict[int, Seen] = {}
         lost: set[int] = set()
-        counts: Counter[str] = Counter()
-        values: dict[str, Any] = {}
         changed: set[int] = set()
+        values: dict[str, Any] = {}
         for name, written in self._columns.items():
             cells = batch.column(name).to_pylist()
-            for place, (cell, found) in enumerate(zip(cells, self._found(cells, written), strict=True)):
-                kinds = Counter(s.type for _, spans in found for s in spans)
+            for place, (cell, found) in enumerate(zip(cells, self._found(name, cells, written), strict=True)):
+                kinds = _kinds(found)
                 if not kinds:
                     continue
-                seen.setdefault(place, []).append(f"{name}: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())))
-                counts.update({f"{name}: {kind}": n for kind, n in kinds.items()})
+                seen.setdefault(place, {})[name] = kinds
                 actions = {self._actions[kind] for kind in kinds}
                 if "drop" in actions:
                     lost.add(place)
                 elif actions - {"report"}:
-                    cells[place] = self._rewritten(cell, found, written)
+                    cells[place] = self._rewritten(name, cell, found, written)
                     changed.add(place)
             values[name] = cells
-        if self._names is None and "name" in self._actions:
-            counts[NAMES_OFF] = len(batch)
-        reasons = {place: "personal data: " + "; ".join(found) for place, found in seen.items()}
         return Verdicts(
             replaced(batch, values) if changed else batch,
-            dropped={p: reasons[p] for p in sorted(lost)},
-            changed={p: reasons[p] for p in sorted(changed - lost)},
-            counts=counts,
+            dropped={p: _reason(seen[p]) for p in sorted(lost)},
+            changed={p: _reason(seen[p]) for p in sorted(changed - lost)},
+            counts=self.counts(seen, len(batch)),
         )
 
-    def _found(self, cells: Sequence[Any], written: Written) -> list[list[tuple[str, list[Span]]]]:
+    def seen(self, batch: pa.RecordBatch) -> dict[int, Seen]:
+        """What is found, by place in the batch, column and type; nothing is changed."""
+        seen: dict[int, Seen] = {}
+        for name, written in self._columns.items():
+            for place, found in enumerate(self._found(name, batch.column(name).to_pylist(), written)):
+                if kinds := _kinds(found):
+                    seen.setdefault(place, {})[name] = kinds
+        return seen
+
+    def counts(self, seen: Mapping[int, Seen], rows: int) -> Counter[str]:
+        """Finds by `column: type`, and rows whose names were not looked for."""
+        counts: Counter[str] = Counter()
+        for columns in seen.values():
+            for name, kinds in columns.items():
+                counts.update({f"{name}: {kind}": n for kind, n in kinds.items()})
+        if self._names is None and "name" in self._actions:
+            counts[NAMES_OFF] = rows
+        return counts
+
+    def _found(self, column: str, cells: Sequence[Any], written: Written) -> list[dict[Text, list[Span]]]:
         """For each cell its texts with their spans; the names of all of them are asked for at once."""
-        texts = [_leaves(json.loads(cell) if written == "json" and cell is not None else cell) for cell in cells]
-        flat = [t for held in texts for t in held]
+        held = [list(_texts(json.loads(c) if written == "json" and c is not None else c, column)) for c in cells]
+        flat = [text for texts in held for _, text in texts]
         named: Sequence[Sequence[Span]] = self._names(flat) if self._names and "name" in self._actions and flat else [()] * len(flat)
         further = iter(named)
         return [
-            [(text, find(text, types=self._actions, min_score=self._min_score, further=next(further))) for text in held] for held in texts
+            {
+                (label, text): find(text, label=label, types=self._actions, min_score=self._min_score, further=next(further))
+                for label, text in texts
+            }
+            for texts in held
         ]
 
-    def _rewritten(self, cell: Any, found: Sequence[tuple[str, list[Span]]], written: Written) -> Any:
-        spans = dict(found)
+    def _rewritten(self, column: str, cell: Any, found: Mapping[Text, list[Span]], written: Written) -> Any:
+        def change(label: str, text: str) -> str:
+            return rewrite(text, [s for s in found[label, text] if self._actions[s.type] != "report"], self._instead)
 
-        def change(text: str) -> str:
-            return rewrite(text, [s for s in spans[text] if self._actions[s.type] != "report"], self._instead)
-
-        return json.dumps(_walked(json.loads(cell), change), ensure_ascii=False) if written == "json" else _walked(cell, change)
+        if written == "json":
+            return json.dumps(_walked(json.loads(cell), column, change), ensure_ascii=False)
+        return _walked(cell, column, change)
 
     def _instead(self, span: Span, value: str) -> str:
         return self._pseudonym(span, value) if self._actions[span.type] == "pseudonymise" else mask(span, value)
+
+
+def _kinds(found: Mapping[Text, list[Span]]) -> dict[str, int]:
+    return dict(sorted(Counter(s.type for spans in found.values() for s in spans).items()))
+
+
+def _reason(seen: Seen) -> str:
+    told = (f"{name}: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()) for name, kinds in seen.items())
+    return "personal data: " + "; ".join(told)
 
 
 def _secret(options: PrivacyOptions) -> str:
@@ -128,18 +159,24 @@ def _holds_texts(kind: Any) -> bool:
     return any(_holds_texts(kind.field(i).type) for i in range(kind.num_fields))
 
 
-def _leaves(value: Any) -> list[str]:
+def _texts(value: Any, label: str) -> Iterator[Text]:
+    """Each text inside a value, with what it is called: the nearest key, or the column."""
     if isinstance(value, str):
-        return [value]
-    held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [text for part in held for text in _leaves(part)]
+        yield label, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _texts(part, str(key))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part, label)
 
 
-def _walked(value: Any, change: Callable[[str], str]) -> Any:
+def _walked(value: Any, label: str, change: Callable[[str, str], str]) -> Any:
+    """The value with each of its texts changed."""
     if isinstance(value, str):
-        return change(value)
+        return change(label, value)
     if isinstance(value, dict):
-        return {key: _walked(part, change) for key, part in value.items()}
+        return {key: _walked(part, str(key), change) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_walked(part, change) for part in value)
+        return type(value)(_walked(part, label, change) for part in value)
     return value

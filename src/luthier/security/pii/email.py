@@ -16,6 +16,8 @@ _LITERAL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@\[[0-9A-Fa-f.:]{3,45}\]")
 _SPELLED = re.compile(
     r"(?<![\w.%+-])[\w.%+-]{1,64}\s?[\[({]\s?at\s?[\])}]\s?[\w-]{1,63}(?:\s?(?:\.|[\[({]\s?dot\s?[\])}])\s?[\w-]{2,63}){1,4}", re.I
 )
+_IN_URL = re.compile(r"://[^\s/?#:@]{0,128}:[^\s/?#]{0,256}\Z")
+"""What stands before a password that an @ follows."""
 RESERVED = "@pseudonym.invalid"
 
 
@@ -23,7 +25,7 @@ def email(text: str) -> Iterator[Span]:
     """Addresses; those that a pseudonym stands in for are not found again."""
     if "@" in text:
         for match in _ADDRESS.finditer(text):
-            if not match.group().endswith(RESERVED):
+            if not match.group().endswith(RESERVED) and _IN_URL.search(text, max(0, match.start() - 320), match.start()) is None:
                 yield Span(match.start(), match.end(), "email", 0.99)
         for match in _LITERAL.finditer(text):
             yield Span(match.start(), match.end(), "email", 0.9)

@@ -10,7 +10,7 @@ from luthier.security.pii.span import Span, near
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _V4 = re.compile(rf"(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w]|\.[0-9])")
-_V6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,40}+(?:(?<=:)[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![\w:])")
+_V6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,40}+(?![\w:]|\.[0-9])")
 _V6_MAPPED = re.compile(r"(?<![\w:.])::ffff:[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])", re.I)
 _VERSION = re.compile(r"(?:version|release|build|firmware|\bv\.?|\bsection|§)\s{0,3}$", re.I)
 _CONTEXT = re.compile(r"\bip\b|ipv[46]|address|host|client|server|adresse", re.I)
@@ -42,5 +42,5 @@ def _six(text: str, start: int, end: int) -> Iterator[Span]:
     if address.is_loopback or address.is_unspecified or address in _PSEUDONYMS:
         return
     # `dead::beef` is an address and also a scope in many programming languages.
-    sure = value.count(":") >= 4 or near(_CONTEXT, text, start, end)
+    sure = value.count(":") >= 4 or "." in value or near(_CONTEXT, text, start, end)
     yield Span(start, start + len(value), "ip", 0.95 if sure else 0.55 if any(c.isdigit() for c in value) else 0.3)

@@ -13,11 +13,11 @@ from luthier.security.pii.checks import date
 from luthier.security.pii.span import Span, near
 
 _NUMBER = (
-    r"(?<![\w+.@#$€£])(?:\+[ ]?)?(?:\(\+?[0-9]{1,5}\)[0-9]*+|[0-9]++)"
-    r"(?:(?:[ ]?\([0-9]{1,5}\)[ .-]?|[ ]?[./-][ ]?|[ ])[0-9]++)*+"
+    r"(?<![\w+.@#$€£=*<])(?:\+[ ]?)?(?:\(\+?[0-9]{1,5}\)[0-9]*+|[0-9]++)"
+    r"(?:(?:[ ]?\([0-9]{1,5}\)[ .-]?|[./-]|[ ])[0-9]++)*+"
 )
 _MORE = r"(?:[ ,]{0,2}(?:x|ext\.?|extension|poste|durchwahl)[ .:]{0,2}[0-9]{1,6}(?!\w))?"
-_RUN = re.compile(rf"{_NUMBER}(?:x[0-9]{{1,6}}(?!\w)|(?![\w%€£$]|[-./][0-9]){_MORE})", re.I)
+_RUN = re.compile(rf"{_NUMBER}(?:x[0-9]{{1,6}}(?!\w)|(?![\w%€£$=*]|[ ]?[=*/]|[-./][0-9]){_MORE})", re.I)
 _EXTENSION = re.compile(r"[ ,]*(?:x|ext\.?|extension|poste|durchwahl)[ .:]*[0-9]+$", re.I)
 # ITU-T E.164 assigned country codes.
 _COUNTRY = re.compile(
@@ -26,7 +26,7 @@ _COUNTRY = re.compile(
 )
 _CONTEXT = re.compile(
     r"phone|\btel\b|t[ée]l\.|telef|t[ée]l[ée]f|\bcell|mobile|\bmobil|m[óo]vil|handy|portable|\bcall|\bfax|\bdesk\b|\boffice\b|contact|whatsapp|\bsms\b"
-    r"|\bdial|\bring\b|\breach\b|answer|hotline|messages?\b|rufnummer|puhelin",
+    r"|\bdial|\bring\b|\breach\b|answering|hotline|messages? (?:to|on|at)\b|rufnummer|puhelin",
     re.I,
 )
 _OTHER = re.compile(
@@ -77,7 +77,7 @@ def _shape(number: str, groups: list[str], digits: str) -> float:
 
 
 def _is_no_phone(number: str, groups: list[str], sizes: list[int]) -> bool:
-    """Dates, spans of years, social security numbers, decimals and sums of money."""
+    """Dates, spans of years, social security numbers, decimals, fractions and sums of money."""
     if len(groups) >= 3 and sizes[0] == 4 and date(int(groups[0]), int(groups[1][:4]), int(groups[2][:4])):
         return True
     if (
@@ -91,7 +91,9 @@ def _is_no_phone(number: str, groups: list[str], sizes: list[int]) -> bool:
         return True
     if sizes == [3, 2, 4] and re.fullmatch(r"[0-9]{3}-[0-9]{2}-[0-9]{4}", number):
         return True
-    if "." in number and len(groups) == 2:
+    if "." in number and (len(groups) == 2 or re.match(r"[0-9]\.[0-9]{2,}(?:[-/][0-9]\.| )", number)):
+        return True
+    if "/" in number and (number.count("/") > 1 or groups[0][0] != "0"):
         return True
     grouped = 1 <= sizes[0] <= 3 and all(s == 3 for s in sizes[1:]) and len(sizes) > 2
     return grouped and "." in number and " " not in number and "-" not in number

@@ -7,7 +7,6 @@ that `text[span.start:span.end]` is what was found, in any script.
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
@@ -25,11 +24,15 @@ class Span:
     score: float
 
 
+LAST = 0x1FC00
+"""Beyond the last digit, dash and space of Unicode."""
+
+
 @cache
 def _folding() -> tuple[re.Pattern[str], dict[int, str]]:
     """Characters that stand for an ASCII one, and which: digits of other scripts, full-width forms, dashes and spaces."""
     table = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-    for code in range(0x80, sys.maxunicode + 1):
+    for code in range(0x80, LAST):
         category = unicodedata.category(chr(code))
         if category == "Nd":
             table[code] = str(unicodedata.decimal(chr(code)))
