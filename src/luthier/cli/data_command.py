@@ -11,6 +11,7 @@ COMMANDS = {
     "card": "Write a data card: licence, source, personal data, hurtful words, who is talked about.",
     "clean": "Read files of any format, clean their rows, and write them to a new folder.",
     "split": "Share rows out to train, validation and test, with nothing leaking between them.",
+    "quality": "Find wrong labels, backdoors, shortcuts and outliers, with reasons, worst first.",
 }
 
 

@@ -91,10 +91,13 @@ class Embedder:
         return (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
     def key(self, texts: Sequence[str]) -> str:
-        """SHA-256 of what the vectors of some texts depend on: weights, pooling, length, tokens."""
+        """SHA-256 of what the vectors of some texts depend on: architecture, weights, pooling, length, tokens."""
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        digest = hashlib.sha256(json.dumps([self.task.pooling, self.max_length, str(self.host.device)]).encode())
-        digest.update(tokenizer.backend_tokenizer.to_str().encode())  # type: ignore[attr-defined]
+        config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}  # type: ignore[operator]
+        pieces = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+        pieces |= {"truncation": None, "padding": None}  # as the last call left them
+        told = [self.task.pooling, self.max_length, str(self.host.device), config, pieces]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
