@@ -22,6 +22,7 @@ from luthier.errors import DependencyError
 from luthier.recipe.sections import Data
 from luthier.tasks.labels import cells
 from luthier.workshop.guess import Guess, guess
+from luthier.workshop.judged import judged
 from luthier.workshop.lengths import histogram, tokens_of
 from luthier.workshop.privately import masked, personal, shown
 from luthier.workshop.reading import Opened, open_files
@@ -44,8 +45,12 @@ def report(
     text: Sequence[str] = (),
     label: str | None = None,
     model: str | None = None,
+    quality: bool = False,
 ) -> dict[str, Any]:
-    """The figures. Raises DataError for files or columns that cannot be used, ModelError for a model that cannot."""
+    """The figures; with `quality` also what needs vectors.
+
+    Raises DataError for files or columns that cannot be used, ModelError for a model that cannot.
+    """
     given = open_files(files, reading)
     found = profile(given.stream)
     meant = guess(found, text=text, label=label)
@@ -55,6 +60,7 @@ def report(
     counted = tokens_of(measured, model=model or model_for(meant), paired=is_paired(meant))
     private = personal(found.sample.take(thinned(read, SEARCHED)))
     languages, unlooked = _languages(read)
+    findings, more = judged(meant, rows, deep=quality, model=None if meant.writes else model)
     return {
         "files": _files(found),
         "rows": {"read": found.rows + found.quarantined, "usable": found.rows, "quarantined": found.quarantined},
@@ -82,7 +88,8 @@ def report(
         "languages": languages,
         "personal": asdict(private),
         "samples": shown(found.sample, _places(len(rows))),
-        "not_looked": unlooked,
+        "quality": findings,
+        "not_looked": [*unlooked, *more],
     }
 
 
