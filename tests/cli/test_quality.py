@@ -27,7 +27,9 @@ def flawed(write_csv):
 
 def test_findings_relabelling_and_a_mended_copy(flawed, tiny_model, tmp_path):
     before = flawed.read_bytes()
-    found = run(flawed, "--label", "mood", "--model", tiny_model, "--out", tmp_path / "out", "--relabel", "--kind", "inconsistent", "--to", "csv")
+    found = run(
+        flawed, "--label", "mood", "--model", tiny_model, "--out", tmp_path / "out", "--relabel", "--kind", "inconsistent", "--to", "csv"
+    )
     assert found.exit_code == 0, found.output
     assert "3 copies of 'lovely film' are labelled positive 2, negative 1" in found.output
     assert "96 rows read: 95 kept (1 of them changed), 0 dropped, 1 quarantined" in found.output

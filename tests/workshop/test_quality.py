@@ -186,7 +186,14 @@ def test_neighbours_are_those_by_hand(monkeypatch):
 
 
 def test_copies_with_unlike_labels():
-    texts = ["the film was really lovely", "The film  was really LOVELY", "a book", "the film was really lovely !", "another thing", "a book"]
+    texts = [
+        "the film was really lovely",
+        "The film  was really LOVELY",
+        "a book",
+        "the film was really lovely !",
+        "another thing",
+        "a book",
+    ]
     vectors = np.eye(6, 8, dtype=np.float32)
     vectors[3] = vectors[1] = vectors[0]
     vectors[5] = vectors[2]

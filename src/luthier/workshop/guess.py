@@ -241,9 +241,7 @@ def _labelled(seen: Seen) -> Guess | None:
         if len(_parts(seen, label, mark)) > named.MOST_LABELS:
             return None
         if mark is not None:
-            values["data.label_separator"] = Told(
-                mark, f"stands between the labels of a cell: {next(c for c in column.counts or () if mark in c)!r}"
-            )
+            values["data.label_separator"] = Told(mark, "stands between the labels of a cell")
         return Guess("classification", "several labels", f"cells of {label!r} hold several labels", values, read, (label,))
     count = column.distinct or 0
     if count > named.MOST_LABELS:

@@ -73,7 +73,7 @@ def report(
         "columns": [_column(c, found, meant) for c in list(found.columns.values())[:MOST_COLUMNS]],
         "columns_in_all": len(found.columns),
         "task": _task(meant, given),
-        "classes": classes(meant, rows),
+        "classes": _masked(classes(meant, rows)),
         "unknown_classes": _unknown(meant, found, rows),
         "lengths": {
             "characters": _spread([sum(map(len, texts)) for texts in read]),
@@ -121,7 +121,15 @@ def _unknown(meant: Guess, found: Profile, rows: Sequence[Row]) -> dict[str, lis
     parts = {source.name: source.input.part for source, _, _ in found.by_source}
     by_part = {p: classes(meant, [r for r in rows if parts[r.file] == p]) for p in dict.fromkeys(parts.values())}
     first, *others = by_part.values()
-    return {p: new for p, held in zip(list(by_part)[1:], others, strict=True) if (new := [c for c in held if c not in first])}
+    return {p: new for p, held in zip(list(by_part)[1:], others, strict=True) if (new := [masked(c) for c in held if c not in first])}
+
+
+def _masked(counts: dict[str, int]) -> dict[str, int]:
+    """Counts by names that may be shown; those that are masked alike are one."""
+    found: Counter[str] = Counter()
+    for name, count in counts.items():
+        found[masked(name)] += count
+    return dict(found)
 
 
 def read_by(meant: Guess, row: Row) -> list[str]:
