@@ -7,8 +7,8 @@ import importlib
 import click
 
 COMMANDS = {
-    "card": "Write a data card: licence, source, personal data, hurtful words, who is talked about.",
     "report": "Say what data files hold, on one page.",
+    "card": "Write a data card: licence, source, personal data, hurtful words, who is talked about.",
     "clean": "Read files of any format, clean their rows, and write them to a new folder.",
     "label": "Label texts, alone or with others; see how far people agree; export what trains.",
     "split": "Share rows out to train, validation and test, with nothing leaking between them.",

@@ -14,13 +14,14 @@ from luthier.data.rows import Row
 
 TEXTS = (
     "text", "sentence", "content", "review", "tweet", "comment", "message", "utterance", "query", "question", "source", "src",
-    "document", "article", "passage", "description", "body", "abstract", "post", "prompt", "input", "quote", "transcript", "headline", "title", "answer",
+    "document", "article", "passage", "description", "body", "abstract", "post", "prompt", "input", "quote",
+    "transcript", "headline", "title", "answer",
 )  # fmt: skip
 """Names of columns with what is read, likeliest first."""
 LABELS = (
     "label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "emotion", "emotions", "score", "rating",
-    "stars", "diagnosis", "gold_label", "duplicate", "is_duplicate", "similarity", "toxic", "grade", "priority", "department", "genre", "tag", "tags",
-    "coarse", "y",
+    "stars", "diagnosis", "gold_label", "duplicate", "is_duplicate", "similarity", "toxic", "grade", "priority", "department",
+    "genre", "tag", "tags", "coarse", "y",
 )  # fmt: skip
 """Names of columns with what is to be said of a text, likeliest first."""
 WRITTEN = ("target", "tgt", "summary", "translation", "highlights", "abstract", "headline", "output", "answer", "response", "tldr", "label")

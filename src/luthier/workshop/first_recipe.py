@@ -25,10 +25,12 @@ from luthier.workshop.columns import GROUPS
 from luthier.workshop.guess import Guess, guess
 from luthier.workshop.lengths import Tokens, tokens_of
 from luthier.workshop.reading import Opened, open_files
-from luthier.workshop.report import classes, is_paired, model_for, read_by
+from luthier.workshop.report import MEASURED, classes, is_paired, model_for, read_by, thinned
 
 MANY = 20_000
 """Training rows above which a first recipe takes so many."""
+FEWEST = 5
+"""Rows below which there is nothing to share out."""
 SPARE = 0.9
 """Share of the bad rows that a recipe allows from which on it should allow more."""
 UNEVEN = 10
@@ -53,10 +55,14 @@ def first_recipe(file: str, *, folder: Path, text: Sequence[str] = (), label: st
     given = open_files([file])
     _refuse_foreign(given, file)
     found = profile(given.stream)
+    if found.rows < FEWEST:
+        remedy = "give more rows; of text files data.separator says what stands between texts, where a file is not one"
+        raise DataError(f"holds {found.rows} rows: too few to train, validate and test on", where=file, remedy=remedy)
     meant = guess(found, text=text, label=label)
     chosen = model or model_for(meant)
     rows = found.drawn()
-    counted = tokens_of([read_by(meant, row) for row in rows], model=chosen, paired=is_paired(meant))
+    read = [read_by(meant, row) for row in rows]
+    counted = tokens_of([read[i] for i in thinned(read, MEASURED)], model=chosen, paired=is_paired(meant))
     same = repeats(given.stream, texts=meant.texts, target=meant.target, near=False)
     values = {"data.train": Told(_train(given, file, folder), f"{found.rows:,} rows in {len(found.columns)} columns")}
     values |= _beside(given, meant, file, folder)
@@ -165,7 +171,11 @@ def _head(file: str, found: Profile, meant: Guess, counted: Tokens, counts: dict
         f"{meant.task} ({meant.kind}): {meant.because}.",
         *([f"The rows would do for {'; or '.join(meant.others)}."] if meant.others else []),
         f"Half of the rows have up to {middle} tokens of {counted.model}, the longest {max(counted.counts)}"
-        + (f"; it reads {counted.reads}, and {counted.longer} rows are longer." if counted.reads else "."),
+        + (
+            f"; it reads {counted.reads}, and {counted.longer / max(len(counted.counts), 1):.1%} of them are longer."
+            if counted.reads
+            else "."
+        ),
     ]
     if len(counts) > 1 and max(counts.values()) > UNEVEN * min(counts.values()) and meant.kind == "one label":
         lines.append("The largest class has more than ten times the rows of the smallest; task.class_weights: balanced may help.")

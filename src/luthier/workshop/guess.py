@@ -7,7 +7,7 @@ goes first, and only where most rows can be used that way; then columns of texts
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthier.data.profile import Column, Profile
@@ -17,6 +17,7 @@ from luthier.recipe.imports.draft import Told
 from luthier.recipe.sections import Data
 from luthier.registry import nearest
 from luthier.tasks import comparisons, conversation
+from luthier.tasks.labels import cells
 from luthier.tasks.marked import columns_of, marked
 from luthier.tasks.squad import answers_of
 from luthier.workshop import columns as named
@@ -70,6 +71,7 @@ class Guess:
 class Seen:
     """What is looked at: columns, some rows, how many there are, and the columns that a user named."""
 
+    found: Profile
     columns: Mapping[str, Column]
     rows: Sequence[Row]
     count: int
@@ -93,7 +95,7 @@ def guess(found: Profile, *, text: Sequence[str] = (), label: str | None = None)
     texts = named.texts_of(found.columns, found.rows)
     texts = [*text, *(t for t in texts if t not in text)]
     texts = [t for t in texts if t != label]
-    seen = Seen(found.columns, found.drawn(LOOKED_AT), found.rows, text, label, texts)
+    seen = Seen(found, found.columns, found.drawn(LOOKED_AT), found.rows, text, label, texts)
     ways: tuple[Callable[[Seen], Guess | None], ...] = (_tagging, _labelled, _written, _plain)
     if not text and label is None:
         ways = (_parsing, _span, _preference, _chat, _found, *ways)
@@ -236,10 +238,10 @@ def _labelled(seen: Seen) -> Guess | None:
         return Guess("classification", "a number", f"{label!r} holds a number for each text", values, read, (label,), near)
     mark = named.separator_of(column)
     if mark is not None or column.type == "list":
+        if len(_parts(seen, label, mark)) > named.MOST_LABELS:
+            return None
         if mark is not None:
-            values["data.label_separator"] = Told(
-                mark, f"stands between the labels of a cell: {next(c for c in column.counts or () if mark in c)!r}"
-            )
+            values["data.label_separator"] = Told(mark, "stands between the labels of a cell")
         return Guess("classification", "several labels", f"cells of {label!r} hold several labels", values, read, (label,))
     count = column.distinct or 0
     if count > named.MOST_LABELS:
@@ -253,6 +255,12 @@ def _labelled(seen: Seen) -> Guess | None:
         others.append("task.kind: regression, where the numbers are an order rather than names")
     why = f"{label!r} holds {count} different values, {seen.count / max(count, 1):.0f} rows each on average"
     return Guess("classification", "one label", why, values, read, (label,), tuple(others))
+
+
+def _parts(seen: Seen, label: str, mark: str | None) -> set[str]:
+    """The labels that stand in cells with several."""
+    data = Data(train=["-"], label=label, label_separator=mark)
+    return {part for row in seen.found.drawn() for part in cells(row, data)}
 
 
 def _written(seen: Seen) -> Guess | None:
@@ -275,7 +283,7 @@ def _plain(seen: Seen) -> Guess | None:
         single = [n for n, c in seen.columns.items() if c.type == "text" and not named.is_key(c, seen.count)]
         if len(seen.columns) > 1 or not single:
             return None
-        seen = Seen(seen.columns, seen.rows, seen.count, texts=single)
+        seen = replace(seen, texts=single)
     text = seen.texts[0]
     values = {"data.text": Told(text, "its column of texts")}
     others = ("masked, to make an encoder at home in such texts",)

@@ -62,7 +62,7 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
     if repeats["conflicting"]:
         found.append(f"{_number(repeats['conflicting'])} rows share a text with another and differ in what is to be learned")
     if lengths["longer"]:
-        share = lengths["longer"] / facts["sample"]["rows"]
+        share = lengths["longer"] / lengths["rows"]
         found.append(f"{share:.1%} of the rows are longer than the {_number(lengths['reads'])} tokens that {lengths['model']} reads")
     if facts["personal"]["rows"]:
         found.append(f"{_number(facts['personal']['rows'])} rows hold personal data or secrets")

@@ -38,8 +38,8 @@ def open_files(files: Sequence[str], reading: Reading | None = None) -> Opened:
     values = dict[str, Told]()
     inputs, _ = expand(list(files))
     first = inputs[0].path
-    if reading is None and len(inputs) == 1 and first is not None and first.is_file():
-        reading, values = _told(first)
+    if reading is None and first is not None:
+        reading, values = _told(first, alone=len(inputs) == 1)
     found = reading or Reading()
     stream = open_stream(files, found)
     source = stream.sources[0]
@@ -51,8 +51,8 @@ def open_files(files: Sequence[str], reading: Reading | None = None) -> Opened:
     return Opened(stream, found, values)
 
 
-def _told(path: Path) -> tuple[Reading, dict[str, Told]]:
-    """What the first lines of a text file tell."""
+def _told(path: Path, *, alone: bool) -> tuple[Reading, dict[str, Told]]:
+    """What the first lines of a text file tell; what stands between its texts only where it is `alone`."""
     if format_of(path) != "text":
         return Reading(), {}
     with opened(path) as stream:
@@ -66,7 +66,7 @@ def _told(path: Path) -> tuple[Reading, dict[str, Told]]:
     tabs = {line.count("\t") for line in lines}
     if len(tabs) == 1 and tabs != {0}:
         return Reading(format="tsv"), {"data.format": Told("tsv", f"every line has {tabs.pop()} tab(s), whatever the file's name says")}
-    for mark, what in (("\n\n", "empty lines stand"), ("\n", "line breaks stand")):
+    for mark, what in () if not alone else (("\n\n", "empty lines stand"), ("\n", "line breaks stand")):
         if sum(bool(part.strip()) for part in content.split(mark)) >= FEWEST:
             why = f"{what} between its texts; a file is one text otherwise, and one cannot be shared out"
             return Reading(separator=mark), {"data.separator": Told(mark, why)}

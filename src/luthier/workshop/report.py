@@ -22,6 +22,7 @@ from luthier.errors import DependencyError
 from luthier.recipe.sections import Data
 from luthier.tasks.labels import cells
 from luthier.workshop.guess import Guess, guess
+from luthier.workshop.judged import judged
 from luthier.workshop.lengths import histogram, tokens_of
 from luthier.workshop.privately import masked, personal, shown
 from luthier.workshop.reading import Opened, open_files
@@ -32,6 +33,8 @@ MOST_CLASSES = 120
 SHOWN = 8
 LANGUAGES_OF = 2000
 """Rows whose language is told."""
+MEASURED, SEARCHED = 2 << 20, 4 << 20
+"""Characters of the rows whose tokens are counted, and of those that are looked through for personal data."""
 COMMONEST = 5
 
 
@@ -42,17 +45,22 @@ def report(
     text: Sequence[str] = (),
     label: str | None = None,
     model: str | None = None,
+    quality: bool = False,
 ) -> dict[str, Any]:
-    """The figures. Raises DataError for files or columns that cannot be used, ModelError for a model that cannot."""
+    """The figures; with `quality` also what needs vectors.
+
+    Raises DataError for files or columns that cannot be used, ModelError for a model that cannot.
+    """
     given = open_files(files, reading)
     found = profile(given.stream)
     meant = guess(found, text=text, label=label)
     rows = found.drawn()
     read = [read_by(meant, row) for row in rows]
-    chosen = model or model_for(meant)
-    counted = tokens_of(read, model=chosen, paired=is_paired(meant))
-    private = personal(found.sample)
+    measured = [read[i] for i in thinned(read, MEASURED)]
+    counted = tokens_of(measured, model=model or model_for(meant), paired=is_paired(meant))
+    private = personal(found.sample.take(thinned(read, SEARCHED)))
     languages, unlooked = _languages(read)
+    findings, more = judged(meant, rows, deep=quality, model=None if meant.writes else model)
     return {
         "files": _files(found),
         "rows": {"read": found.rows + found.quarantined, "usable": found.rows, "quarantined": found.quarantined},
@@ -65,10 +73,11 @@ def report(
         "columns": [_column(c, found, meant) for c in list(found.columns.values())[:MOST_COLUMNS]],
         "columns_in_all": len(found.columns),
         "task": _task(meant, given),
-        "classes": classes(meant, rows),
+        "classes": _masked(classes(meant, rows)),
         "unknown_classes": _unknown(meant, found, rows),
         "lengths": {
             "characters": _spread([sum(map(len, texts)) for texts in read]),
+            "rows": len(counted.counts),
             "model": counted.model,
             "reads": counted.reads,
             "tokens": _spread(counted.counts),
@@ -79,8 +88,15 @@ def report(
         "languages": languages,
         "personal": asdict(private),
         "samples": shown(found.sample, _places(len(rows))),
-        "not_looked": unlooked,
+        "quality": findings,
+        "not_looked": [*unlooked, *more],
     }
+
+
+def thinned(rows: Sequence[Sequence[str]], most: int) -> list[int]:
+    """Places of rows, evenly spread, whose texts hold about `most` characters; of all where these do."""
+    held = sum(len(text) for texts in rows for text in texts)
+    return list(range(0, len(rows), max(1, -(-held // most))))
 
 
 def model_for(meant: Guess) -> str:
@@ -105,7 +121,15 @@ def _unknown(meant: Guess, found: Profile, rows: Sequence[Row]) -> dict[str, lis
     parts = {source.name: source.input.part for source, _, _ in found.by_source}
     by_part = {p: classes(meant, [r for r in rows if parts[r.file] == p]) for p in dict.fromkeys(parts.values())}
     first, *others = by_part.values()
-    return {p: new for p, held in zip(list(by_part)[1:], others, strict=True) if (new := [c for c in held if c not in first])}
+    return {p: new for p, held in zip(list(by_part)[1:], others, strict=True) if (new := [masked(c) for c in held if c not in first])}
+
+
+def _masked(counts: dict[str, int]) -> dict[str, int]:
+    """Counts by names that may be shown; those that are masked alike are one."""
+    found: Counter[str] = Counter()
+    for name, count in counts.items():
+        found[masked(name)] += count
+    return dict(found)
 
 
 def read_by(meant: Guess, row: Row) -> list[str]:

@@ -19,9 +19,12 @@ DEFAULT = Path("report.html")
 @click.option("--model", help="Lengths are told in its tokens; the shipped one that suits the task where not given.")
 @click.option("--out", type=click.Path(path_type=Path), help=f"The page.  [default: {DEFAULT}, and none with --json]")
 @click.option("--label", help="Column of the labels, where the guess is wrong.")
+@click.option("--quality", is_flag=True, help="Also look for wrong labels, backdoors and outliers: vectors of a model, a minute or more.")
 @json_option
 @click.pass_context
-def command(context: click.Context, /, model: str | None, out: Path | None, label: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    context: click.Context, /, model: str | None, out: Path | None, label: str | None, quality: bool, as_json: bool, **options: Any
+) -> None:
     """Say what data FILES hold, on one page: columns, task, lengths, labels, repeats, languages, personal data, samples.
 
     Give training and test files together to see what stands in both.
@@ -37,7 +40,7 @@ def command(context: click.Context, /, model: str | None, out: Path | None, labe
     target = out if out is not None or as_json else DEFAULT
     if target is not None and target.exists() and any(target.resolve() == Path(f).resolve() for f in files):
         raise SpaceError("is one of the files to report on", where=str(target), remedy="give another file with --out")
-    facts = report(files, reading=reading_of(options) if given else None, text=text, label=label, model=model)
+    facts = report(files, reading=reading_of(options) if given else None, text=text, label=label, model=model, quality=quality)
     if target is not None:
         write_text(target.resolve(), page(facts))
     if as_json:
