@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from luthier.cli.lazy import Lazy
 
 COMMANDS = {
     "report": "Say what data files hold, on one page.",
@@ -18,25 +18,6 @@ COMMANDS = {
 }
 
 
-class Lazy(click.Group):
-    """Subcommands by name; a subcommand's module is imported when it runs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            from luthier.registry import nearest
-
-            guess = nearest(name, COMMANDS)
-            ctx.fail(f"no command {name!r}" + (f"; did you mean {guess}?" if guess else ""))
-        return importlib.import_module(f"luthier.cli.data.{name}").command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.command(name="data", cls=Lazy)
+@click.group(name="data", cls=Lazy, table=COMMANDS, places="luthier.cli.data.{}")
 def command() -> None:
     """The data workshop: everything that is done to data before training. Originals are never changed."""
