@@ -30,9 +30,11 @@ import luthier
 from luthier.evaluation.learning import signs
 from luthier.inference.sampling import Sampling
 from luthier.inference.writer import Writer
-from rater import Rater, comparable, joy, prompts, starter
+from rater import ANIMALS, Rater, comparable, joy, prompts, starter
 
 NAMED, TOKENS = r"\b(?:named|called) [A-Z]", 40
+QUESTIONS = ("What does a {} eat?", "Where does a {} live?", "Is a {} bigger than a {}?", "Can a {} be a friend of a {}? Answer yes or no.")
+"""What the starter answers in few words."""
 FRESH = 128
 """New prompts whose sampled answers are looked at."""
 
@@ -144,7 +146,8 @@ def policy(algorithms: Sequence[str], seeds: int, updates: int) -> dict[str, flo
 
 def hacking(updates: int) -> dict[str, float]:
     """A reward for length."""
-    rows = save(Path("prompts.jsonl"), [{"prompt": f"{p} Be brief."} for p in prompts(400, seed=3)])
+    asked = [q.format(a, b) for q in QUESTIONS for a in ANIMALS for b in ANIMALS[:5] if a != b]
+    rows = save(Path("questions.jsonl"), [{"prompt": q} for q in dict.fromkeys(asked)])
     task = {"type": "policy", "rewards": [{"type": "length", "per": 60}], "max_new_tokens": 96, "completions": 8, "beta": 0.0}
     run = luthier.train(recipe("length", rows, task, max_steps=updates, batch_size=4, learning_rate=2e-3))
     told = signs(run.lines("log.jsonl"))
