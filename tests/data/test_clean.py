@@ -232,6 +232,22 @@ def test_a_split_survives_reordering_and_new_rows(tmp_path):
     assert all(r["text"] in again["test"] for r in new[5:])  # beside a row that is tested
 
 
+def test_questions_about_one_passage_stay_on_one_side(tmp_path):
+    draw = random.Random(0)
+    passages = [long_text(draw, 20) + "." for _ in range(40)]
+    rule = "Read what follows with care and say in one short sentence what the question asks for. "
+    rows = [f"{rule}Asked {long_text(draw, 15)}?\n{passages[i % 40]} {long_text(draw, 9)}." for i in range(400)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in rows))
+    done = share(open_stream([str(tmp_path / "a.jsonl")]), Plan(), tmp_path / "out", format="csv")
+    sides = {}
+    for part, texts in parts_of(tmp_path / "out").items():
+        for text in texts:
+            passage = next(p for p in passages if p in text)
+            assert sides.setdefault(passage, part) == part
+    assert set(sides.values()) == {"train", "validation", "test"}  # the rule, which all have, links none
+    assert done.groups == 40
+
+
 def test_groups_times_and_shares(tmp_path):
     draw = random.Random(0)
     days = [f"2024-0{draw.randint(1, 9)}-{draw.randint(10, 28)}" for _ in range(200)]

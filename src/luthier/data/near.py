@@ -15,7 +15,7 @@ import itertools
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
-    def groups(self, count: int) -> NDArray[np.int64]:
-        """For each of `count` texts the number of the first that it is linked to, by way of others too; its own where to none."""
+    def groups(self, count: int, *, more: Sequence[tuple[int, int]] = ()) -> NDArray[np.int64]:
+        """For each of `count` texts the number of the first that it is linked to, by way of others too; its own where to none.
+
+        `more` are further links.
+        """
         above = list(range(count))
 
         def root(i: int) -> int:
@@ -66,7 +69,7 @@ class Pairs:
                 i = above[i]
             return i
 
-        for a, b in zip(self.first.tolist(), self.second.tolist(), strict=True):
+        for a, b in itertools.chain(zip(self.first.tolist(), self.second.tolist(), strict=True), more):
             low, high = sorted((root(a), root(b)))
             above[high] = low
         return np.array([root(i) for i in range(count)], np.int64)

@@ -4,7 +4,7 @@ Enters: a `Stream`, how to share it out, and what must not be trained on. Leaves
 `train`, `validation` and `test`, `fates.jsonl`, `report.json`, and `split.jsonl`: the part of each row by its content. Given
 that file again, rows fall into the same parts in whatever order and file they stand.
 
-Rows with the same text, nearly the same text, or of one group stay on one side.
+Rows with the same text, nearly the same text, the same passage, or of one group stay on one side.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from luthier.data.books import READING, Books, Fate
 from luthier.data.clean import described, refuse_inputs
 from luthier.data.leakage import Held, crossing
 from luthier.data.near import Texts
+from luthier.data.passages import Passages
 from luthier.data.split import Part, content_key, kept_to, linked, split, split_by_time
 from luthier.data.stages.stage import FILE, LINE
 from luthier.data.stages.texts import joined, need, text_columns
@@ -48,7 +49,7 @@ class Plan:
     test: float = 0.2
     seed: int = 0
     near: float | None = 0.8
-    """Texts at least so alike stay on one side; None: only the same texts do."""
+    """Texts at least so alike, or with the same passage, stay on one side; None: only the same texts do."""
     text: Sequence[str] = ("text",)
     saved: Path | None = None
     """The `split.jsonl` of an earlier split to keep to."""
@@ -60,6 +61,7 @@ class _Gathered:
     """What of every row decides its part."""
 
     near: Texts = field(default_factory=Texts)
+    passages: Passages = field(default_factory=Passages)
     texts: list[str] = field(default_factory=list)
     """Only where leaks are looked for."""
     keys: list[str] = field(default_factory=list)
@@ -150,6 +152,7 @@ def _gather(stream: Stream, columns: list[str], plan: Plan, *, leaks: bool) -> t
         fates += [Fate(q.file, q.line, "quarantined", READING, q.reason) for q in quarantined]
         if plan.near is not None:
             rows.near.add(joined(batch, columns))
+            rows.passages.add(joined(batch, columns))
         if leaks:
             rows.texts += joined(batch, columns)
         lists = [batch.column(c).to_pylist() for c in columns]
@@ -198,7 +201,7 @@ def _groups(rows: _Gathered, plan: Plan) -> tuple[list[str], Any]:
     keys, pairs = rows.keys, None
     if plan.near is not None:
         pairs = rows.near.pairs(threshold=plan.near)
-        roots = pairs.groups(len(keys)).tolist()
+        roots = pairs.groups(len(keys), more=rows.passages.links()).tolist()
         least: dict[int, str] = {}
         for root, key in zip(roots, keys, strict=True):
             least[root] = min(key, least.get(root, key))

@@ -44,8 +44,9 @@ def command(
 ) -> None:  # fmt: skip
     """Share the rows of FILEs out to train, validation and test in a new folder.
 
-    Rows with the same or nearly the same text stay on one side, and so do rows of one group. The split is saved by content
-    (split.jsonl), so that it survives re-ordering. Rows for training that stand in an --against file are removed, or refused.
+    Rows with the same text, nearly the same or the same passage stay on one side, and so do rows of one group. The split is
+    saved by content (split.jsonl), so that it survives re-ordering. Rows for training that stand in an --against file are removed,
+    or refused.
     """
     from luthier.data.sharing import Plan, held_out, share
     from luthier.data.stream import open_stream
@@ -62,6 +63,6 @@ def command(
         return
     for name, rows in shared.files.items():
         click.echo(f"wrote {out / name} ({rows:,} rows)")
-    click.echo(f"{shared.groups:,} groups of the same or nearly the same text, or of one group, each on one side")
+    click.echo(f"{shared.groups:,} groups with the same text, nearly the same or the same passage, or of one group, each on one side")
     for stage, told in summary["stages"].items():
         click.echo(f"  {stage}: " + ", ".join(f"{n:,} {reason}" for reason, n in told["reasons"].items()))
