@@ -131,16 +131,13 @@ def difference(a: list[float], b: list[float]) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [
-        "| data, learner | rows that learn | made for each row | accuracy | minus rows alone [95% over seeds] |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| data, learner | rows that learn | accuracy | minus rows alone [95% over seeds] |", "|---|---|---|---|"]
     for title, found in results.items():
         for arm in ARMS:
             gap = found["differences"].get(arm)
             bounds = gap.get("interval") if gap else None
             told = f"{gap['mean']:+.4f}" + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else "") if gap else ""
-            lines.append(f"| {title} | {arm} | {np.mean(found['shares'][arm]):.2f} | {np.mean(found['accuracy'][arm]):.4f} | {told} |")
+            lines.append(f"| {title} | {arm} | {np.mean(found['accuracy'][arm]):.4f} | {told} |")
     return "\n".join(lines)
 
 
