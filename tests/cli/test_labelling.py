@@ -17,6 +17,7 @@ from luthier.cli.data import labelling
 from luthier.cli.main import root
 from luthier.errors import LuthierError
 from luthier.feedback import Store
+from tests import tiny
 
 
 @pytest.fixture
@@ -174,6 +175,17 @@ def test_the_ways_of_picking_are_those_there_are():
 
     assert set(DOUBTFUL) == set(DOUBTS)
     assert set(PICKS) == {*STRATEGIES, "order"}
+
+
+def test_rows_are_picked_by_the_vectors_of_a_model(say, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    tiny.save("bert", tmp_path / "model")
+    label = ("rows.csv", "--labels", "a,b", "--model", "model", "--batch", "1", "--overlap", "0")
+    told = say(*label, keys="1\n2\n")
+    assert told.exit_code == 0, told.exception
+    assert "labelled  2 now" in told.output
+    monkeypatch.setattr("luthier.workflow.similar.Embedder.vectors", lambda *_: pytest.fail("they are kept"))
+    assert "labelled  1 now, 2 before" in say(*label, keys="1\n").output
 
 
 def test_a_command_that_was_misspelt_is_guessed(say):
