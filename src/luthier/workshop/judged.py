@@ -1,7 +1,8 @@
 """What the quality room finds in labelled rows, as a report tells it: the first findings of each kind, with where they are.
 
 Enters: rows with one label each. Leaves: plain values. Words, lengths and class sizes are always looked at; what needs the vectors of a
-model (wrong labels, backdoors, outliers) where it is asked for.
+model (wrong labels, backdoors, outliers) where it is asked for. Personal data is masked before anything is looked at, for reasons
+quote words and labels.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def judged(meant: Guess, rows: Sequence[Row], *, deep: bool, model: str | None) 
         return [], ["quality of labels: rows with one label each are judged"] if deep else []
     held = [(r, "\n".join(str(r.values.get(n) or "") for n in meant.texts), cell_text(r.values.get(meant.target[0]))) for r in rows]
     held = [(r, text, label) for r, text, label in held if text.strip() and label]
-    texts, labels = [text for _, text, _ in held], [label for _, _, label in held]
+    texts, labels = [masked(text) for _, text, _ in held], [masked(label) for _, _, label in held]
     found: Mapping[Kind, Sequence[Finding]]
     notes: list[str]
     try:
@@ -63,7 +64,6 @@ def _kind(kind: Kind, found: Sequence[Finding], places: Sequence[str]) -> dict[s
         "told": KINDS[kind],
         "found": len(found),
         "first": [
-            {"score": f.score, "reason": masked(f.reason), "rows": [places[r] for r in f.rows[:PLACES]], "of": len(f.rows)}
-            for f in found[:TOP]
+            {"score": f.score, "reason": f.reason, "rows": [places[r] for r in f.rows[:PLACES]], "of": len(f.rows)} for f in found[:TOP]
         ],
     }

@@ -34,7 +34,7 @@ SHOWN = 8
 LANGUAGES_OF = 2000
 """Rows whose language is told."""
 MEASURED, SEARCHED = 2 << 20, 4 << 20
-"""Characters of the rows whose tokens are counted, and of those that are looked through for personal data."""
+"""Characters of the rows whose tokens are counted, and of those that are looked through for personal data and quality."""
 COMMONEST = 5
 
 
@@ -58,9 +58,10 @@ def report(
     read = [read_by(meant, row) for row in rows]
     measured = [read[i] for i in thinned(read, MEASURED)]
     counted = tokens_of(measured, model=model or model_for(meant), paired=is_paired(meant))
-    private = personal(found.sample.take(thinned(read, SEARCHED)))
+    searched = thinned(read, SEARCHED)
+    private = personal(found.sample.take(searched))
     languages, unlooked = _languages(read)
-    findings, more = judged(meant, rows, deep=quality, model=None if meant.writes else model)
+    findings, more = judged(meant, [rows[i] for i in searched], deep=quality, model=None if meant.writes else model)
     return {
         "files": _files(found),
         "rows": {"read": found.rows + found.quarantined, "usable": found.rows, "quarantined": found.quarantined},
