@@ -377,6 +377,7 @@ def test_what_fits_where_is_in_the_docs(world):
         "causal": ("llama", Head("causal")),
         "chat": ("llama", Head("causal")),
         "preference": ("llama", Head("causal")),
+        "policy": ("llama", Head("causal")),
         "reward": ("llama", Head("classes", 1, ("reward",), "regression")),
         "text2text": ("t5", Head("pairs")),
     }

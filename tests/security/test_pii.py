@@ -142,7 +142,8 @@ def test_masked_text_keeps_every_other_character(parts):
         assert masked[at : at + len(kept) + len(shown)] == kept + shown
         place, at = span.end, at + len(kept) + len(shown)
     assert masked[at:] == text[place:]
-    assert find(masked) == []
+    if not any(part in LEFT_ALONE for part in parts):  # what is left alone may come nearer to a word such as "call" when masks are shorter
+        assert find(masked) == []
 
 
 @given(st.text())

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import luthier
 from luthier.data.prepare import assemble, quarantine
-from luthier.data.rows import MAX_CELL, Row, Rows, read
+from luthier.data.rows import Row, Rows, read
+from luthier.data.sources.lines import MOST
 from luthier.errors import DataError, LuthierError, ModelError
 from luthier.recipe.sections import Data
 from luthier.recipe.tasks.chat import ChatOptions
@@ -357,7 +358,7 @@ def test_a_line_too_long_to_read_is_quarantined(tmp_path):
     with file.open("w", encoding="utf-8") as out:
         out.write(json.dumps(ROWS[0]) + "\n")
         out.write('{"messages": [{"role": "user", "content": "' + "x" * (50 << 20) + '"}]}\n')
-        out.write(json.dumps(ROWS[1]) + "\n" + '{"messages": "' + "é" * MAX_CELL)
+        out.write(json.dumps(ROWS[1]) + "\n" + '{"messages": "' + "é" * MOST)
     found = read(file)
     assert [r.line for r in found.rows] == [1, 3]
     assert [(q.line, q.reason, len(q.text)) for q in found.quarantined] == [

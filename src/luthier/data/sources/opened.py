@@ -105,7 +105,9 @@ def opened(path: Path, *, size: int | None = None, digest: str | None = None, li
             raw = stack.enter_context(archive.open("rb"))
             about = os.fstat(raw.fileno())
         except FileNotFoundError:
-            raise DataError("no such file", where=str(path), remedy="check the path") from None
+            raise DataError(
+                "no such file", where=str(path), remedy="check the path; in a recipe, data.train, data.validation and data.test"
+            ) from None
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None
         if not stat.S_ISREG(about.st_mode):

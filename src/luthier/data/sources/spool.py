@@ -112,7 +112,9 @@ def _refuse_a_bomb(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(i.file_size for i in archive.infolist())
     except FileNotFoundError:
-        raise DataError("no such file", where=str(path), remedy="check the path") from None
+        raise DataError(
+            "no such file", where=str(path), remedy="check the path; in a recipe, data.train, data.validation and data.test"
+        ) from None
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"is not a readable Excel file: {error}", where=str(path), remedy="save it anew as .xlsx, or as CSV") from None
     packed = path.stat().st_size
