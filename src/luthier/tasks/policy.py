@@ -16,6 +16,7 @@ from luthier.data.rows import Row, Rows
 from luthier.data.split import Part
 from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
 from luthier.errors import DataError
+from luthier.tasks.branches import joined
 from luthier.tasks.chat import Chat, backend_of, said
 from luthier.tasks.comparisons import question
 from luthier.tasks.conversation import texts_in
@@ -324,14 +325,10 @@ class Rewarded:
 
 
 def tree(prompt: Any, answers: Sequence[Any]) -> dict[str, Any]:
-    """A prompt and answers to it, in tokens, as one example: all but the prompt's last token once, which begins every answer's branch."""
+    """A prompt and answers to it, in tokens, as one example; where there are several, all but the prompt's last token stands once."""
     import numpy as np
 
-    stem = prompt[:-1]
-    parts = [(stem, np.full(len(stem), UNGRADED), 0)]
-    parts += [(np.append(prompt[-1:], answer[:-1]), np.asarray(answer), number) for number, answer in enumerate(answers, 1)]
-    return {
-        "input_ids": np.concatenate([ids for ids, _, _ in parts]),
-        "labels": np.concatenate([labels for _, labels, _ in parts]),
-        "branch": np.concatenate([np.full(len(ids), number) for ids, _, number in parts]),
-    }
+    silent = np.full(len(prompt) - 1, UNGRADED)
+    said = [np.asarray(answer, dtype=np.int64) for answer in answers]
+    sequences = [{"input_ids": np.concatenate([prompt, a[:-1]]), "labels": np.concatenate([silent, a])} for a in said]
+    return joined(sequences, range(1, len(said) + 1), most=len(prompt) - 1)
