@@ -5,6 +5,7 @@ Enters: a job. Leaves: its task with rewards at hand, its prompts made into roll
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def equip(task: Any, *, folder: Path, listener: Listener) -> None:
     if not rolls(task):
         return
     scorer = Scorer(task.options.rewards, folder=folder)
+    weakref.finalize(task, scorer.close)  # what rewards hold, such as connections, ends with the task
     for note in scorer.notes:
         listener(Note(note))
     task.judges = scorer.facts
