@@ -2,12 +2,14 @@
 
     python benchmarks/preference.py [--quick | --table]
 
-A Llama shape with random weights (hidden 576, vocabulary 49,152), all of which train; the same rows in the same order, the same
-AdamW, clipping included. TRL's trainers have their defaults on a CPU (`use_cpu=True, bf16=False`; gradient checkpointing on).
+A Llama shape with random weights (hidden 576, vocabulary 49,152); the same rows in the same order, the same AdamW, clipping
+included. TRL's trainers have their defaults on a CPU (`use_cpu=True, bf16=False`; gradient checkpointing on).
 
-`dpo_`: batches of 8 pairs whose prompts and responses have 200 and 50, or 100 and 100, tokens on the mean. `DPOTrainer` computes the
-reference in each step, as the side here does; `_precomputed` is the side here with its default, the reference computed once before.
-`_vs_best` is against TRL's best settings, checkpointing off and the reference precomputed, with the reference precomputed here too.
+`dpo_`: batches of 4 pairs whose prompts and responses have 200 and 50, or 100 and 100, tokens on the mean; PEFT's default LoRA trains
+(rank 8 on q_proj and v_proj, as in methods.py), and all weights in `_full`. `DPOTrainer` computes the reference in each step, as the
+side here does; `_precomputed` is the side here with its default, the reference computed once before. `_vs_best` is against TRL's best
+settings, checkpointing off and the reference precomputed, with the reference precomputed here too. Luthier multiplies by oneDNN where
+torch takes MKL: `onednn_vs_mkl` says what that alone is worth on this CPU, in fp32 (2.1 on Zen 5, 1.1 on Zen 4).
 `grpo_`: 2 prompts of 64 to 200 tokens with 8 answers of 32 tokens each, against `GRPOTrainer`; `grpo_step` is the whole step, `grpo_update`
 all of it but writing the answers (`rollouts.py`). The table has KTO on unpaired answers (200:50) and ORPO on pairs, with the memory
 that training adds; TRL's ORPO has a likelihood of the prompts in its loss, ours of the answers alone. The last line is one JSON object.
@@ -21,16 +23,18 @@ import importlib
 import json
 import os
 import random
+import statistics
 import time
 from typing import Any
 
+import methods
 import rollouts
-from sft import RATE, VOCABULARY, llama
+from sft import RATE, VOCABULARY, WIDTH, llama
 from turns import Turn, serve, take_turns
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-BATCH, BETA = 8, 0.1
+BATCH, BETA = 4, 0.1
 
 
 def rows(count: int, prompt: int, response: int) -> list[dict[str, list[int]]]:
@@ -74,6 +78,8 @@ def luthier_side(order: dict[str, Any], data: list[dict[str, Any]]) -> Turn:
     model = llama(order["layers"])
     forward.prepare(model)
     layout = forward.choose_layout(model, wanted="ragged", pad_id=0, kind="causal", trees=True)
+    if order["lora"]:
+        methods.ours(model, layout)
     kept = load.for_training(model, device=machine.device, dtype=machine.dtype, head=head)
     optimizer = Optimizer(model, Training(weight_decay=0.0), kept=kept)
     loss = order["loss"]
@@ -124,6 +130,8 @@ def trl_side(order: dict[str, Any], data: list[dict[str, Any]]) -> Turn:
     )
     model = llama(order["layers"])
     began = copy.deepcopy(model)
+    if order["lora"]:
+        model = methods.theirs(model)
     state: dict[str, Any] = {"optimizer": None}
 
     def turn(first: int, count: int) -> tuple[list[float], float]:
@@ -198,25 +206,45 @@ SIDES = {
 }
 
 
-def contest(layers: int, lengths: tuple[int, int], names: list[str], *, turns: int, length: int) -> dict[str, dict[str, float]]:
-    orders = {n: {**SIDES[n], "loss": "sigmoid", "layers": layers, "lengths": lengths} for n in names}
-    return take_turns(f"{layers} layers, {lengths[0]}:{lengths[1]}", orders, script=__file__, turns=turns, length=length)
+SHAPES = {
+    "dpo_6l_200_50": (6, 200, 50, True), "dpo_6l_100_100": (6, 100, 100, True), "dpo_30l_200_50": (30, 200, 50, True),
+    "dpo_30l_100_100": (30, 100, 100, True), "dpo_6l_200_50_full": (6, 200, 50, False), "dpo_6l_100_100_full": (6, 100, 100, False),
+}  # fmt: skip
+"""Layers, tokens of a prompt, tokens of a response, and whether LoRA trains."""
 
 
 def dpo(*, quick: bool) -> dict[str, float]:
     figures: dict[str, float] = {}
     differences = []
-    for layers in (6,) if quick else (6, 30):
-        for prompt, response in ((200, 50), (100, 100)):
-            best = ["best"] if layers == 6 and prompt == 200 else []
-            turns, length = (2, 1) if quick else (5, 2) if layers == 6 else (3, 1)
-            found = contest(layers, (prompt, response), ["DPOTrainer", *best, "recomputed", "precomputed"], turns=turns, length=length)
-            name = f"dpo_{layers}l_{prompt}_{response}"
-            figures |= {name: found["recomputed"]["ratio"], f"{name}_precomputed": found["precomputed"]["ratio"]}
-            if best:
-                figures["dpo_6l_vs_best"] = found["best"]["seconds"] / found["precomputed"]["seconds"]
-            differences += [found[n]["difference"] for n in ("recomputed", "precomputed")]
+    for name, (layers, prompt, response, lora) in list(SHAPES.items())[: 2 if quick else None]:
+        best = ["best"] if name == "dpo_6l_200_50" else []
+        names, turns = ["DPOTrainer", *best, "recomputed", "precomputed"], 2 if quick or layers == 30 else 5
+        orders = {n: {**SIDES[n], "loss": "sigmoid", "layers": layers, "lengths": (prompt, response), "lora": lora} for n in names}
+        found = take_turns(name, orders, script=__file__, turns=turns, length=1)
+        figures |= {name: found["recomputed"]["ratio"], f"{name}_precomputed": found["precomputed"]["ratio"]}
+        if best:
+            figures["dpo_6l_vs_best"] = found["best"]["seconds"] / found["precomputed"]["seconds"]
+        differences += [found[n]["difference"] for n in ("recomputed", "precomputed")]
     return {**figures, "max_loss_difference": max(differences)}
+
+
+def onednn() -> float:
+    """How much faster than MKL this CPU multiplies in fp32 by oneDNN, in one process and in turns."""
+    import torch
+
+    from luthier.models import host
+
+    states, weight = torch.randn(1024, WIDTH), torch.randn(WIDTH, 1536)
+    matmul, seconds = torch.backends.mkldnn.matmul, dict[str, list[float]](ieee=[], host=[])
+    host.set_up(precision="fp32")
+    chosen = matmul.fp32_precision
+    for turn in range(40):
+        for name, precision in (("ieee", "ieee"), ("host", chosen)):
+            matmul.fp32_precision = precision
+            begun = time.perf_counter()
+            _ = states @ weight
+            seconds[name] += [time.perf_counter() - begun] if turn > 5 else []
+    return statistics.median(seconds["ieee"]) / statistics.median(seconds["host"])
 
 
 def grpo(*, quick: bool) -> dict[str, float]:
@@ -238,7 +266,7 @@ def table() -> dict[str, float]:
     figures, lines = {}, ["| loss | side | ms a step | memory that training adds, MiB |", "|---|---|---|---|"]
     for loss in ("kto", "orpo"):
         names = {f"{PEERS[loss][1]}Trainer": SIDES["DPOTrainer"], "luthier": SIDES["recomputed"]}
-        orders = {n: {**side, "loss": loss, "layers": 6, "lengths": (200, 50)} for n, side in names.items()}
+        orders = {n: {**side, "loss": loss, "layers": 6, "lengths": (200, 50), "lora": False} for n, side in names.items()}
         found = take_turns(f"6 layers, {loss}", orders, script=__file__, turns=3, length=1)
         lines += [f"| {loss} | {n} | {f['seconds'] * 1e3:,.0f} | {f['memory']:,.0f} |" for n, f in found.items()]
         theirs, ours = found.values()
@@ -259,10 +287,12 @@ def main() -> None:
     if options.serve:
         serve(make)
         return
+    print(f"load average {', '.join(f'{x:.1f}' for x in os.getloadavg())} on {os.cpu_count()} cores", flush=True)
     parts = [table()] if options.table else [dpo(quick=options.quick), grpo(quick=options.quick)]
     if not options.quick and not options.table:
         parts.append(table())
     figures = {key: value for part in parts for key, value in part.items()}
+    figures |= {"onednn_vs_mkl": onednn()}
     figures["max_loss_difference"] = max(part["max_loss_difference"] for part in parts)
     print(json.dumps({k: float(f"{v:.3g}") for k, v in figures.items()}))
 

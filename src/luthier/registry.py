@@ -223,6 +223,8 @@ STAGES = Registry(
         "boilerplate": "luthier.data.stages.boilerplate:Boilerplate",
         "duplicates": "luthier.data.stages.duplicates:Duplicates",
         "near_duplicates": "luthier.data.stages.near_duplicates:NearDuplicates",
+        "semantic_duplicates": "luthier.workshop.semantic_duplicates:SemanticDuplicates",
+        "irrelevant": "luthier.workshop.irrelevant:Irrelevant",
         "privacy": "luthier.workshop.privacy:privacy",
     },
 )
@@ -238,6 +240,8 @@ STAGE_OPTIONS = Registry(
         "boilerplate": "luthier.recipe.stages.boilerplate:BoilerplateOptions",
         "duplicates": "luthier.recipe.stages.duplicates:DuplicatesOptions",
         "near_duplicates": "luthier.recipe.stages.duplicates:NearDuplicatesOptions",
+        "semantic_duplicates": "luthier.recipe.stages.semantic:SemanticDuplicatesOptions",
+        "irrelevant": "luthier.recipe.stages.semantic:IrrelevantOptions",
         "privacy": "luthier.recipe.stages.privacy:PrivacyOptions",
     },
 )

@@ -2,7 +2,8 @@
 
 Enters: texts. Leaves: for each text that leaks, why. Two texts leak where they are the same, nearly the same
 (`data/near.py`), or share a run of words that is too long for chance: 13 words, as in Brown et al., Language Models are
-Few-Shot Learners (2020), appendix C; where the text that is tested is shorter, all of it, if it has 6 words.
+Few-Shot Learners (2020), appendix C; where the text that is tested is shorter, all of it, if it has 6 words. With an encoder at hand
+those leak too whose vectors are close (`data/close.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from luthier.data.close import Closeness
 from luthier.data.near import Pairs, Texts, words_of
 from luthier.data.split import content_key
 
@@ -23,6 +25,8 @@ class Held:
 
     run: int = RUN
     threshold: float = 0.8
+    close: Closeness | None = None
+    """How texts are compared by what they mean; without it they are not."""
     _texts: list[str] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
     _keys: dict[str, str] = field(default_factory=dict)
@@ -65,6 +69,9 @@ class Held:
         for a, b, similarity in zip(pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), strict=True):
             if a < count <= b and b - count not in found:
                 found[b - count] = f"nearly the same as: {self._names[a]} ({similarity:.2f})"
+        if self.close is not None:
+            for place, (a, cosine) in self.close.crossing(texts, self._texts).items():
+                found.setdefault(place, f"means nearly the same as: {self._names[a]} ({cosine:.2f})")
         return dict(sorted(found.items()))
 
 

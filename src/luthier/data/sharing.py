@@ -4,7 +4,8 @@ Enters: a `Stream`, how to share it out, and what must not be trained on. Leaves
 `train`, `validation` and `test`, `fates.jsonl`, `report.json`, and `split.jsonl`: the part of each row by its content. Given
 that file again, rows fall into the same parts in whatever order and file they stand.
 
-Rows with the same text, nearly the same text, the same passage, or of one group stay on one side.
+Rows with the same text, nearly the same text, the same passage, or of one group stay on one side; with an encoder, those that mean the
+same, too.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from luthier.data.books import READING, Books, Fate
 from luthier.data.clean import described, refuse_inputs
-from luthier.data.leakage import Held, crossing
+from luthier.data.close import Closeness
+from luthier.data.leakage import RUN, Held, crossing
 from luthier.data.near import Texts
 from luthier.data.passages import Passages
 from luthier.data.split import Part, content_key, kept_to, linked, split, split_by_time
@@ -30,9 +32,6 @@ from luthier.data.stream import Stream
 from luthier.data.writing import Format, Writer
 from luthier.errors import DataError
 from luthier.security.artifacts import new_folder, sha256
-
-if TYPE_CHECKING:
-    pass
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 SPLIT, LEAK = "split", "leak"
@@ -50,6 +49,8 @@ class Plan:
     seed: int = 0
     near: float | None = 0.8
     """Texts at least so alike, or with the same passage, stay on one side; None: only the same texts do."""
+    close: Closeness | None = None
+    """Texts that mean nearly the same stay on one side, too."""
     text: Sequence[str] = ("text",)
     saved: Path | None = None
     """The `split.jsonl` of an earlier split to keep to."""
@@ -63,7 +64,7 @@ class _Gathered:
     near: Texts = field(default_factory=Texts)
     passages: Passages = field(default_factory=Passages)
     texts: list[str] = field(default_factory=list)
-    """Only where leaks are looked for."""
+    """Only where leaks are looked for, or what texts mean is compared."""
     keys: list[str] = field(default_factory=list)
     cells: list[Any] = field(default_factory=list)
     where: list[tuple[str, int]] = field(default_factory=list)
@@ -93,7 +94,7 @@ def share(stream: Stream, plan: Plan, folder: Path, *, held: Held | None = None,
     columns = text_columns(stream.schema, [c for c in plan.text if c in stream.schema.names] or None, stage="split")
     if plan.column is not None:
         need(stream.schema, [plan.column], stage="split")
-    rows, books, fates = _gather(stream, columns, plan, leaks=held is not None)
+    rows, books, fates = _gather(stream, columns, plan, texts=held is not None or plan.close is not None)
     refused = _untimed(rows, plan)
     groups, crossed = _groups(rows, plan)
     parts = _parts(rows, groups, plan, refused)
@@ -134,9 +135,9 @@ def share(stream: Stream, plan: Plan, folder: Path, *, held: Held | None = None,
     return Shared(folder, files, books, int(told["groups"] or 0))
 
 
-def held_out(stream: Stream, *, text: Sequence[str], threshold: float = 0.8, run: int | None = None) -> Held:
+def held_out(stream: Stream, *, text: Sequence[str], threshold: float = 0.8, run: int = RUN, close: Closeness | None = None) -> Held:
     """The texts of a stream as what must not be trained on."""
-    held = Held(threshold=threshold) if run is None else Held(threshold=threshold, run=run)
+    held = Held(threshold=threshold, run=run, close=close)
     columns = text_columns(stream.schema, [c for c in text if c in stream.schema.names] or None, stage="against")
     for portion in stream.portions():
         files, lines = portion.batch.column(FILE).to_pylist(), portion.batch.column(LINE).to_pylist()
@@ -145,7 +146,7 @@ def held_out(stream: Stream, *, text: Sequence[str], threshold: float = 0.8, run
     return held
 
 
-def _gather(stream: Stream, columns: list[str], plan: Plan, *, leaks: bool) -> tuple[_Gathered, Books, list[Fate]]:
+def _gather(stream: Stream, columns: list[str], plan: Plan, *, texts: bool) -> tuple[_Gathered, Books, list[Fate]]:
     rows, books, fates = _Gathered(), Books(), list[Fate]()
     for batch, quarantined, _ in stream.portions():
         books.read += batch.num_rows + len(quarantined)
@@ -153,7 +154,7 @@ def _gather(stream: Stream, columns: list[str], plan: Plan, *, leaks: bool) -> t
         if plan.near is not None:
             rows.near.add(joined(batch, columns))
             rows.passages.add(joined(batch, columns))
-        if leaks:
+        if texts:
             rows.texts += joined(batch, columns)
         lists = [batch.column(c).to_pylist() for c in columns]
         rows.keys += [content_key(*cells) for cells in zip(*lists, strict=True)]
@@ -200,8 +201,11 @@ def _groups(rows: _Gathered, plan: Plan) -> tuple[list[str], Any]:
     """A key for each row that is shared by those that must stay together, the same whatever the order of rows; and the near pairs."""
     keys, pairs = rows.keys, None
     if plan.near is not None:
-        pairs = rows.near.pairs(threshold=plan.near)
-        roots = pairs.groups(len(keys), more=rows.passages.links()).tolist()
+        pairs, more = rows.near.pairs(threshold=plan.near), rows.passages.links()
+        if plan.close is not None:
+            meant = plan.close.pairs(rows.texts)
+            more = [*more, *zip(meant.first.tolist(), meant.second.tolist(), strict=True)]
+        roots = pairs.groups(len(keys), more=more).tolist()
         least: dict[int, str] = {}
         for root, key in zip(roots, keys, strict=True):
             least[root] = min(key, least.get(root, key))
@@ -291,5 +295,5 @@ def _refuse_empty(files: Mapping[str, int], plan: Plan) -> None:
 def _described(plan: Plan) -> dict[str, Any]:
     return {
         "by": plan.by, "column": plan.column, "validation": plan.validation, "test": plan.test, "seed": plan.seed, "near": plan.near,
-        "text": list(plan.text), "kept_to": str(plan.saved) if plan.saved else None,
+        "close": plan.close.threshold if plan.close else None, "text": list(plan.text), "kept_to": str(plan.saved) if plan.saved else None,
     }  # fmt: skip

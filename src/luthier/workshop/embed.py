@@ -70,6 +70,31 @@ def embed(texts: Sequence[str], *, model: Named | Embedder = MODEL) -> Embedded:
     return Embedded(vectors, len(missing), notes)
 
 
+class Gathered:
+    """Vectors of texts that come a batch at a time; the model is loaded with the first of them."""
+
+    def __init__(self, model: Named) -> None:
+        self._model = model
+        self._embedder: Embedder | None = None
+        self._parts: list[NDArray[np.float32]] = []
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Take in some more texts. Raises ModelError where the model cannot be had."""
+        from luthier.workflow.similar import Embedder
+
+        self._embedder = self._embedder or Embedder(self._model)
+        vectors = embed(texts, model=self._embedder).vectors.copy()
+        vectors[[i for i, text in enumerate(texts) if not text.strip()]] = 0
+        self._parts.append(vectors)
+
+    def settled(self) -> NDArray[np.float32]:
+        """All vectors, (texts, width), 0 for a blank text; the model is let go."""
+        import numpy as np
+
+        self._embedder, parts = None, [p for p in self._parts if len(p)]
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
 def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 

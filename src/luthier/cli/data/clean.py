@@ -26,7 +26,8 @@ def command(stages: tuple[str, ...], recipe: Path | None, to: Any, out: Path, as
     A FILE is a file, a folder, a pattern, a zip archive, hf:OWNER/NAME@REVISION, or the URL of a database. Beside the rows stand
     report.json and fates.jsonl: what became of each row, and why. A run that was killed goes on where it was.
 
-    Stages: missing, unicode, markup, whitespace, language, length, boilerplate, duplicates, near_duplicates, privacy. Without one, the rows
+    Stages: missing, unicode, markup, whitespace, language, length, boilerplate, duplicates, near_duplicates,
+    semantic_duplicates, irrelevant, privacy. Without one, the rows
     are only read, checked and written.
     """
     from luthier.data.clean import clean

@@ -27,6 +27,11 @@ from luthier.cli.options import json_option, print_json
     show_default=True,
     help="Texts at least so alike stay on one side; 1 for equal words.",
 )
+@click.option(
+    "--close", type=click.FloatRange(0.5, 1), default=None,
+    help="Texts whose vectors have at least this cosine mean the same: they stay on one side, and leak.",
+)  # fmt: skip
+@click.option("--model", default="minilm", show_default=True, help="Gives the vectors for --close: a run, a folder, an alias or a hub id.")
 @click.option("--against", multiple=True, metavar="FILE", help="Rows that must not be trained on: a test file, an evaluation set.")
 @click.option("--run", type=click.IntRange(3), default=13, show_default=True, help="So many words in a row are no chance.")
 @click.option(
@@ -39,22 +44,23 @@ from luthier.cli.options import json_option, print_json
 @out_option
 @json_option
 def command(
-    by: Any, column: str | None, validation: float, test: float, seed: int, near: float, against: tuple[str, ...], run: int, leaks: Any,
-    keep_to: Path | None, to: Any, out: Path, as_json: bool, **options: Any,
+    by: Any, column: str | None, validation: float, test: float, seed: int, near: float, close: float | None, model: str,
+    against: tuple[str, ...], run: int, leaks: Any, keep_to: Path | None, to: Any, out: Path, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Share the rows of FILEs out to train, validation and test in a new folder.
 
-    Rows with the same text, nearly the same or the same passage stay on one side, and so do rows of one group. The split is
-    saved by content (split.jsonl), so that it survives re-ordering. Rows for training that stand in an --against file are removed,
-    or refused.
+    Rows with the same text, nearly the same or the same passage stay on one side, and so do rows of one group; with --close
+    also those that say the same in other words. The split is saved by content (split.jsonl), so that it survives re-ordering.
+    Rows for training that stand in an --against file are removed, or refused.
     """
     from luthier.data.sharing import Plan, held_out, share
     from luthier.data.stream import open_stream
 
     text = texts_of(options["text"])
-    held = held_out(open_stream(against), text=text, threshold=near, run=run) if against else None
+    meant = None if close is None else _closeness(model, close)
+    held = held_out(open_stream(against), text=text, threshold=near, run=run, close=meant) if against else None
     plan = Plan(
-        by=by, column=column, validation=validation, test=test, seed=seed, near=near, text=text, saved=keep_to, leaks=leaks
+        by=by, column=column, validation=validation, test=test, seed=seed, near=near, close=meant, text=text, saved=keep_to, leaks=leaks
     )  # fmt: skip
     shared = share(stream_of(options), plan, out, held=held, format=to)
     summary = shared.books.summary()
@@ -66,3 +72,13 @@ def command(
     click.echo(f"{shared.groups:,} groups with the same text, nearly the same or the same passage, or of one group, each on one side")
     for stage, told in summary["stages"].items():
         click.echo(f"  {stage}: " + ", ".join(f"{n:,} {reason}" for reason, n in told["reasons"].items()))
+
+
+def _closeness(model: str, threshold: float) -> Any:
+    """How texts are compared by what they mean."""
+    from luthier.data.close import Closeness
+    from luthier.workflow.similar import Embedder
+    from luthier.workshop.embed import embed
+
+    embedder = Embedder(model)
+    return Closeness(lambda texts: embed(texts, model=embedder).vectors, threshold)
