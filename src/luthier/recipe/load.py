@@ -64,12 +64,12 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, *, overrides: S
     for text in overrides:
         try:
             path, value = _override(text)
+            changed = _put(raw, path, value)
         except ValueError as error:
-            faults.append(Fault(str(error), "--set", "write --set section.key=value"))
+            faults.append(Fault(str(error), "--set", "write --set section.key=value; in a list section.0.key=value"))
             continue
-        _put(raw, path, value)
-        sources = {k: v for k, v in sources.items() if not k.startswith(f"{path}.")}
-        sources.update(dict.fromkeys(leaves({path: value}), "flag"))
+        sources = {k: v for k, v in sources.items() if not k.startswith(f"{changed}.")}
+        sources.update(dict.fromkeys([changed] if changed != path else leaves({path: value}), "flag"))
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -97,7 +97,13 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+    return {key: _copied(value) for key, value in tree.items()}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _copy(value)
+    return [_copied(v) for v in value] if isinstance(value, list) else value
 
 
 class _Loader(yaml.SafeLoader):
@@ -156,18 +162,43 @@ def _override(text: str) -> tuple[str, Any]:
         return path.strip(), value
 
 
-def _put(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Set a dotted path, turning the short forms `model: name` and `data: file` into sections."""
-    *parents, key = path.split(".")
-    for parent in parents:
-        child = tree.get(parent)
+SHORT = {"model": "name", "data": "train", "task": "type", "method": "type", "retention": "type"}
+"""What the short form of a section, a bare name, stands for."""
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> str:
+    """Set a dotted path, in lists by number, turning short forms such as `model: name` into sections; the path whose value is another now.
+
+    Raises ValueError for a place that a list has not.
+    """
+    keys = path.split(".")
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        if isinstance(node, list):
+            return _put_in_list(node, keys, depth, value)
+        if depth == len(keys) - 1:
+            node[key] = value
+            break
+        child = node.get(key)
         if isinstance(child, str):
-            child = {{"model": "name", "data": "train", "task": "type", "method": "type", "retention": "type"}.get(parent, parent): child}
-        if not isinstance(child, dict):
-            child = {}
-        tree[parent] = child
-        tree = child
-    tree[key] = value
+            child = {SHORT.get(key, key): child}
+        node[key] = node = child if isinstance(child, (dict, list)) else {}
+    return path
+
+
+def _put_in_list(items: list[Any], keys: Sequence[str], depth: int, value: Any) -> str:
+    whole, rest = ".".join(keys[:depth]), ".".join(keys[depth + 1 :])
+    place = int(keys[depth]) if keys[depth].isdecimal() else len(items)
+    if place >= len(items):
+        raise ValueError(f"{whole} is a list with the places {', '.join(map(str, range(len(items)))) or 'none'}, not {keys[depth]!r}")
+    if not rest:
+        items[place] = value
+    elif isinstance(items[place], (dict, str)):
+        items[place] = {"type": items[place]} if isinstance(items[place], str) else items[place]
+        _put(items[place], rest, value)
+    else:
+        raise ValueError(f"{whole}.{place} is no section, so that it has no {rest}")
+    return whole
 
 
 def _faults(error: ValidationError, raw: Mapping[str, Any]) -> list[Fault]:
