@@ -77,10 +77,15 @@ def test_a_comparison_goes_on_where_it_was(staged):
         compare(load_recipe(staged), ways=ways, listener=stop)
     before = {r.id: r.facts["status"] for r in every(next(Path(staged["output"]["folder"]).glob("*-ways")))}
     assert sorted(before.values()) == ["done", "interrupted"]
+    pages = next(Path(staged["output"]["folder"]).glob("*-ways"))
+    facts = json.loads((pages / "ways.json").read_text(encoding="utf-8"))
+    assert (list(facts["ways"]), facts["missing"]) == (["none"], 1), "what is done is on the page already"
+    assert "Trainings still to come: 1" in (pages / "ways.html").read_text(encoding="utf-8")
     again: list[str] = []
     found = compare(load_recipe(staged), ways=ways, listener=lambda e: again.append(type(e).__name__))
     assert {r for ids in found.runs.values() for r in ids} == set(before)
     assert 0 < again.count("Stepped") < 30, "the first way is not trained again"
+    assert "still to come" not in found.page.read_text(encoding="utf-8")
 
 
 def test_an_earlier_run_is_the_old(recipe, tmp_path):

@@ -80,11 +80,20 @@ def compare(resolved: Resolved, *, ways: Sequence[str] = (), seeds: int = 1, lis
             continue
         found.runs.setdefault(way, []).append(run.id)
         found.figures.setdefault(way, []).append(_staged(run, naive) if staged else _single(run))
-    found.advice = advise(found.figures)
-    facts = {"seeds": seeds, "advice": asdict(found.advice), "ways": found.summaries(), "runs": found.runs, "left_out": found.left_out}
-    write_json(found.folder / "ways.json", facts)
-    write_text(found.page, ways_page(resolved.name, facts, alike=staged))
+        _write(found, resolved.name, seeds=seeds, missing=total - number - 1, alike=staged)
+    _write(found, resolved.name, seeds=seeds, missing=0, alike=staged)
     return found
+
+
+def _write(found: Compared, name: str, *, seeds: int, missing: int, alike: bool) -> None:
+    """The page and its figures, of what has been trained so far, since a comparison takes hours; `missing` trainings are to come."""
+    found.advice = advise(found.figures)
+    facts = {
+        "seeds": seeds, "missing": missing, "advice": asdict(found.advice), "ways": found.summaries(), "runs": found.runs,
+        "left_out": found.left_out,
+    }  # fmt: skip
+    write_json(found.folder / "ways.json", facts)
+    write_text(found.page, ways_page(name, facts, alike=alike))
 
 
 def changed(resolved: Resolved, way: str, *, seed: int, naive: Run | None = None) -> Resolved:
