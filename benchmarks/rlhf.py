@@ -6,7 +6,7 @@
 accuracy on held-out pairs, and how many sampled answers to new prompts give a name, before and after. `policy`: the same rule as a reward,
 for GRPO, RLOO and PPO, each seed by itself; mean reward of sampled answers before and after, with a 95% t interval over the seeds.
 `hacking`: a reward for length; what the report says of it. `loop`: a rater who follows a hidden rule, with a tenth of its choices the
-wrong way round, makes 1,000 comparisons; a reward model learns from them, is tried on pairs without noise, and a policy learns
+wrong way round, makes 1,000 comparisons; a reward model (MiniLM) learns from them, is tried on pairs without noise, and a policy learns
 from it; the hidden rule's score of sampled answers before and after, and what each run records of where it came from. `--quick` does `dpo` and
 GRPO with one seed. The last line is one JSON object.
 """
@@ -184,7 +184,8 @@ def loop(count: int, updates: int) -> dict[str, float]:
             if isinstance(b, int)
         ],
     )
-    asked_rewards = recipe("rewarder", pairs, {"type": "reward"}, epochs=4, batch_size=16, learning_rate=1e-3)
+    asked_rewards = recipe("rewarder", pairs, {"type": "reward"})
+    asked_rewards |= {"model": "minilm", "method": "full", "training": {"threads": THREADS, "epochs": 2, "batch_size": 16}}
     asked_rewards["data"] = {"train": pairs, "test": clean, "validation_share": 0.1}
     rewarder = luthier.train(asked_rewards)
     accuracy = rewarder.scores["methods"]["model"]["accuracy"]
