@@ -1,6 +1,6 @@
 """Questions and passages: the answer found in the passage, and the passage found for the question; XQuAD (English) and QED.
 
-    LUTHIER_DATA=../shared/data python benchmarks/questions.py [--quick] [--threads N]
+    LUTHIER_DATA=../shared/data python benchmarks/questions.py [--quick] [--threads N] [--sets xquad,qed] [--tasks embedding,span]
 
 Four trainings of MiniLM, each on its own split by passage: `span` (exact match, F1) and `embedding` (recall@1 and @5, with BM25
 and the untrained model beside it). QED's rows are Natural Questions with their paragraph; 1,500 of them are drawn here, and laid
@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import luthier
 
 ROWS = 1500
-SPAN, FOUND = ("exact_match", "f1"), ("recall@1", "recall@5", "mrr")
+SCORES = {"embedding": ("recall@1", "recall@5", "mrr"), "span": ("exact_match", "f1")}
 
 
 def qed(folder: Path) -> Iterator[dict[str, Any]]:
@@ -55,6 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--sets", default="xquad,qed")
+    parser.add_argument("--tasks", default="embedding,span")
     options = parser.parse_args()
     epochs = {"span": 1 if options.quick else 4, "embedding": 1 if options.quick else 2}
     overrides = [f"training.threads={options.threads}"] if options.threads else []
@@ -66,13 +68,16 @@ def main() -> None:
         path = Path(folder) / "qed.jsonl"
         path.write_text("".join(json.dumps(r) + "\n" for r in rows[:ROWS]), encoding="utf-8")
         sets: dict[str, dict[str, Any]] = {"xquad": {"name": "xquad", "train": "xquad.en.json"}, "qed": {"train": str(path)}}
-        for name, data in sets.items():
-            for task, names in (("embedding", FOUND), ("span", SPAN)):
-                made, changes = recipe(task, data, f"{folder}/{name}", [*overrides, f"training.epochs={epochs[task]}"])
-                methods = luthier.train(made, overrides=changes).scores["methods"]
-                for method, scores in methods.items():
-                    print(f"{name:<6} {task:<10} {method:<10} {shown(scores, names)}", flush=True)
-                    figures |= {f"{name}_{task}_{method}_{n}": round(scores[n]["value"], 4) for n in names if n in scores}
+        if unknown := {*options.sets.split(",")} - {*sets} | {*options.tasks.split(",")} - {*SCORES}:
+            parser.error(f"there is no {', '.join(sorted(unknown))}")
+        wanted = [(n, t) for n in sets for t in SCORES if n in options.sets.split(",") and t in options.tasks.split(",")]
+        for name, task in wanted:
+            names = SCORES[task]
+            made, changes = recipe(task, sets[name], f"{folder}/{name}", [*overrides, f"training.epochs={epochs[task]}"])
+            methods = luthier.train(made, overrides=changes).scores["methods"]
+            for method, scores in methods.items():
+                print(f"{name:<6} {task:<10} {method:<10} {shown(scores, names)}", flush=True)
+                figures |= {f"{name}_{task}_{method}_{n}": round(scores[n]["value"], 4) for n in names if n in scores}
     print(json.dumps(figures))
 
 
