@@ -218,7 +218,7 @@ def dpo(*, quick: bool) -> dict[str, float]:
     differences = []
     for name, (layers, prompt, response, lora) in list(SHAPES.items())[: 2 if quick else None]:
         best = ["best"] if name == "dpo_6l_200_50" else []
-        names, turns = ["DPOTrainer", *best, "recomputed", "precomputed"], 2 if quick or layers == 30 else 5
+        names, turns = ["DPOTrainer", *best, "recomputed", "precomputed"], 1 if quick else 2 if layers == 30 else 5
         orders = {n: {**SIDES[n], "loss": "sigmoid", "layers": layers, "lengths": (prompt, response), "lora": lora} for n in names}
         found = take_turns(name, orders, script=__file__, turns=turns, length=1)
         figures |= {name: found["recomputed"]["ratio"], f"{name}_precomputed": found["precomputed"]["ratio"]}
@@ -254,10 +254,10 @@ def grpo(*, quick: bool) -> dict[str, float]:
     def orders(**more: Any) -> dict[str, dict[str, Any]]:
         return {n: {**side, "loss": "grpo", **more} for n, side in sides.items()}
 
-    turns, length = (2, 1) if quick else (5, 2)
+    turns, length = (1, 1) if quick else (5, 2)
     drawn, given = orders(layers=6, prompts=2, given=False), orders(layers=2, prompts=1, given=True)
     timed = take_turns("6 layers, 8 answers", drawn, script=__file__, turns=turns, length=length)["luthier"]
-    checked = take_turns("2 layers, given answers", given, script=__file__, turns=1, length=2)["luthier"]
+    checked = take_turns("2 layers, given answers", given, script=__file__, turns=1, length=1 if quick else 2)["luthier"]
     return {"grpo_step": timed["ratio_step"], "grpo_update": timed["ratio_update"], "max_loss_difference": checked["difference"]}
 
 
@@ -280,7 +280,7 @@ def table() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--quick", action="store_true", help="the 6-layer shape alone, few turns, without the table")
+    which.add_argument("--quick", action="store_true", help="the 6-layer shapes with LoRA and GRPO, one turn after the warming one")
     which.add_argument("--table", action="store_true", help="the table alone")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
