@@ -1,6 +1,6 @@
 """What `luthier data quality` finds of wrong labels and backdoors that were planted, and what mending them gives back.
 
-    LUTHIER_DATA=... python benchmarks/quality.py [--quick] [--parts labels,backdoors] [--fine-tune uniform|nearest] [--seeds N]
+    LUTHIER_DATA=... python benchmarks/quality.py [--quick] [--parts labels,backdoors] [--fine-tune uniform,nearest] [--seeds N]
 
 Labels: 10% of banking77's training labels are changed, to any other class (`uniform`) or to the nearest one by the mean of its
 vectors (`nearest`). Reported: the share of the changed rows among the first 10% ranked; precision and recall of the findings; and the accuracy
@@ -85,7 +85,7 @@ def recovered(clean: Any, noisy: Any, mended: Any) -> dict[str, Any]:
     }
 
 
-def labels_part(seeds: int, fine: str | None) -> dict[str, Any]:
+def labels_part(seeds: int, fine: list[str]) -> dict[str, Any]:
     texts, given = rows("banking77/train.csv.gz", "text", "category")
     asked, answers = rows("banking77/test.csv", "text", "category")
     names = sorted(set(given))
@@ -99,6 +99,7 @@ def labels_part(seeds: int, fine: str | None) -> dict[str, Any]:
     clean = hits(vectors, gold, test, right)
     count = round(SHARE * len(gold))
     found: dict[str, Any] = {"rows": len(gold), "clean": round(float(clean.mean()), 4)}
+    arms: dict[str, tuple[list[str], NDArray[np.int64]]] = {"clean": (texts, gold)}
     for kind in ("uniform", "nearest"):
         figures: dict[str, list[Any]] = {
             n: [] for n in ("top", "precision", "recall", "found", "noisy", "top_dropped", "top_relabelled", "dropped", "relabelled")
@@ -129,14 +130,12 @@ def labels_part(seeds: int, fine: str | None) -> dict[str, Any]:
                 other[chosen] = best[chosen]
                 figures[f"{name}dropped"].append(hits(vectors[kept], labels[kept], test, right))
                 figures[f"{name}relabelled"].append(hits(vectors, other, test, right))
-                if fine == kind and seed == 0 and not name:
-                    arms = {
-                        "clean": (texts, gold),
-                        "noisy": (texts, labels),
-                        "dropped": ([texts[i] for i in kept], labels[kept]),
-                        "relabelled": (texts, other),
+                if kind in fine and seed == 0 and not name:
+                    arms |= {
+                        f"{kind} noisy": (texts, labels),
+                        f"{kind} dropped": ([texts[i] for i in kept], labels[kept]),
+                        f"{kind} relabelled": (texts, other),
                     }
-                    found["fine_tuned"] = {"kind": kind, **fine_tuned(arms, names, (asked, answers))}
             print(f"{kind}, seed {seed}: " + ", ".join(f"{n} {np.mean(v[-1]):.4f}" for n, v in figures.items()), flush=True)
         noisy = np.stack(figures["noisy"])
         whole = np.broadcast_to(clean, noisy.shape)
@@ -145,6 +144,8 @@ def labels_part(seeds: int, fine: str | None) -> dict[str, Any]:
             "noisy": round(float(noisy.mean()), 4),
             **{n: recovered(whole, noisy, np.stack(figures[n])) for n in ("top_dropped", "top_relabelled", "dropped", "relabelled")},
         }  # fmt: skip
+    if fine:
+        found["fine_tuned"] = fine_tuned(arms, names, (asked, answers))
     return found
 
 
@@ -171,12 +172,14 @@ def fine_tuned(arms: dict[str, Any], names: list[str], test: tuple[list[str], li
             answered = load_file(run.folder / "predictions" / "test.safetensors")
             right[arm] = (answered["outputs"].argmax(axis=1) == answered["gold"]).astype(float)
             print(f"fine-tuned on {arm}: {right[arm].mean():.4f}", flush=True)
-    pair = right["clean"][None], right["noisy"][None]
-    return {
-        "clean": round(float(pair[0].mean()), 4),
-        "noisy": round(float(pair[1].mean()), 4),
-        **{n: recovered(*pair, right[n][None]) for n in ("dropped", "relabelled")},
-    }
+    told: dict[str, Any] = {"clean": round(float(right["clean"].mean()), 4)}
+    for kind in dict.fromkeys(arm.split()[0] for arm in arms if arm != "clean"):
+        pair = right["clean"][None], right[f"{kind} noisy"][None]
+        told[kind] = {
+            "noisy": round(float(pair[1].mean()), 4),
+            **{n: recovered(*pair, right[f"{kind} {n}"][None]) for n in ("dropped", "relabelled")},
+        }
+    return told
 
 
 def drawn_triggers(texts: list[str], seed: int) -> list[str]:
@@ -243,12 +246,14 @@ def main() -> None:
     parser.add_argument("--parts", default="labels,backdoors")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tweets", type=int, default=None, help="of these; all where not given")
-    parser.add_argument("--fine-tune", choices=["uniform", "nearest"], default=None)
+    parser.add_argument("--fine-tune", default="", metavar="uniform,nearest")
     options = parser.parse_args()
     begun = time.monotonic()
     result: dict[str, Any] = {}
     if "labels" in options.parts:
-        result["labels"] = labels_part(1 if options.quick else options.seeds, options.fine_tune)
+        result["labels"] = labels_part(
+            1 if options.quick else options.seeds, [kind for kind in ("uniform", "nearest") if kind in options.fine_tune]
+        )
     if "backdoors" in options.parts:
         result["backdoors"] = backdoors_part(3000 if options.quick else options.tweets)
     print(json.dumps({**result, "seconds": round(time.monotonic() - begun)}))
