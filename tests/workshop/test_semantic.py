@@ -79,16 +79,18 @@ def test_rows_that_are_like_no_other_go_and_are_ranked(tmp_path, tiny_model):
     above = float(scores[order[2]] + scores[np.argsort(-scores)[3]]) / 2
     section = {"type": "irrelevant", "model": str(tiny_model), "neighbours": 5, "above": above}
     assert above > 0
-    kept, fates, _ = run(tmp_path, of(*rows), section)
+    kept, fates, report = run(tmp_path, of(*rows), section)
+    assert report["rows"]["stages"]["1 irrelevant"]["reasons"] == {"like no other row": 3}
     assert sorted(f["line"] - 1 for f in fates) == sorted(order.tolist())
     ranks = {f["line"] - 1: f["reason"] for f in fates}
     for rank, row in enumerate(order.tolist(), 1):
-        assert f"like no other row, {rank} of 3: {scores[row]:.1f} deviations" in ranks[row]
+        assert f"like no other row: {rank} of 3, {scores[row]:.1f} deviations" in ranks[row]
     assert len(kept) == len(rows) - 3
     assert run(tmp_path, of(*rows), {**section, "above": 1e9})[1] == []
     assert run(tmp_path, of(*rows), {**section, "neighbours": 30})[1] != fates
     other = [{"text": t, "other": "x"} for t in rows]
     assert run(tmp_path, other, {**section, "columns": ["other"]})[1] == []
+    assert len(run(tmp_path, of("", " "), section)[0]) == 2
 
 
 def test_a_model_that_is_not_there_is_told_before_anything_is_written(tmp_path):
