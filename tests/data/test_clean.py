@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -19,9 +20,10 @@ from click.testing import CliRunner
 from luthier.cli.data_command import command
 from luthier.data import clean as cleaning
 from luthier.data.clean import clean
+from luthier.data.close import Closeness
 from luthier.data.leakage import Held
 from luthier.data.rows import read
-from luthier.data.sharing import Plan, held_out, share
+from luthier.data.sharing import Plan, held_out, moment_of, share
 from luthier.data.sources import source
 from luthier.data.stream import open_stream
 from luthier.errors import DataError, RunError, SpaceError
@@ -269,6 +271,17 @@ def test_groups_times_and_shares(tmp_path):
         with pytest.raises(DataError):
             share(stream, plan, tmp_path / "no")
     assert not (tmp_path / "no").exists()
+    assert [moment_of(cell) for cell in ("nan", "-inf", float("inf"), float("nan"), True, " 7 ")] == [None, None, None, None, None, 7.0]
+
+
+def test_what_means_the_same_stays_on_one_side_where_near_words_are_not_compared(tmp_path):
+    rows = [{"text": f"{'ab'[i % 2]} {i}"} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    meant = Closeness(lambda texts: np.array([[t[0] == "a", t[0] == "b"] for t in texts], np.float32), 0.9)
+    plan = Plan(near=None, close=meant, test=0.5, validation=0)
+    assert share(open_stream([str(tmp_path / "a.jsonl")]), plan, tmp_path / "out", format="csv").groups == 2
+    sides = parts_of(tmp_path / "out")
+    assert {len({text[0] for text in texts}) for texts in sides.values()} == {1}
 
 
 def test_what_is_tested_elsewhere_is_removed_or_refused(tmp_path):
