@@ -350,3 +350,24 @@ def test_the_split_command(tmp_path, monkeypatch):
     assert isinstance(ran.exception, DataError)
     ran = CliRunner().invoke(command, ["split", "a.jsonl", "--against", "held.jsonl", "--run", "3", "--test", "0", "--out", "removed"])
     assert "leak: " in ran.output
+
+
+def test_options_that_mean_nothing_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("body,label\n" + "".join(f"row {i},a\n" for i in range(20)))
+    Path("test.csv").write_text("text\nrow 1\n")
+    for arguments, told in (
+        (["split", "--model", "minilm"], "--model is not read without --close"),
+        (["split", "--run", "5"], "--run is not read without --against"),
+        (["split", "--by", "time", "--column", "body", "--seed", "1"], "--seed is not read with --by time"),
+        (["split", "--text", "bodi"], "--text: no column 'bodi'"),
+        (["split", "--text", "body", "--against", "test.csv"], "--against: no column 'body'"),
+        (["clean", "--text", "body,bodi", "--stage", "duplicates"], "--text: no column 'bodi'"),
+        (["clean", "--stage", "length at_least=[3"], "'[3' is no value"),
+        (["clean", "--stage", "length 'at"], "No closing quotation"),
+        (["clean", "--separator", "\\"], "a backslash itself is written"),
+    ):
+        ran = CliRunner().invoke(command, [arguments[0], "a.csv", *arguments[1:], "--out", "no"])
+        assert ran.exit_code, arguments
+        assert told in f"{ran.output}{ran.exception}"
+        assert not Path("no").exists()

@@ -105,7 +105,7 @@ def test_a_split_keeps_what_means_the_same_on_one_side_and_finds_it_among_what_i
     near = np.tril(vectors @ vectors.T, -1)
     threshold = round(float(np.quantile(near[near > 0], 0.97)), 4)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ROWS), encoding="utf-8")
-    asked = ["data", "split", str(tmp_path / "rows.jsonl"), "--near", "1", "--model", str(tiny_model), "--test", "0.3", "--to", "jsonl"]
+    asked = ["data", "split", str(tmp_path / "rows.jsonl"), "--near", "1", "--test", "0.3", "--to", "jsonl"]
 
     def parts(name, *more):
         done = CliRunner().invoke(root, [*asked, "--out", str(tmp_path / name), *more])
@@ -117,7 +117,7 @@ def test_a_split_keeps_what_means_the_same_on_one_side_and_finds_it_among_what_i
         return found
 
     pairs = [(ROWS[i], ROWS[j]) for j, i in np.argwhere(near >= threshold).tolist() if ROWS[i] != ROWS[j]]
-    plain, kept = parts("plain"), parts("kept", "--close", str(threshold))
+    plain, kept = parts("plain"), parts("kept", "--close", str(threshold), "--model", str(tiny_model))
     assert any(plain[a] != plain[b] for a, b in pairs)
     assert all(kept[a] == kept[b] for a, b in pairs)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from luthier.cli.data.options import reading_options, stream_of, texts_of, to_option
+from luthier.cli.data.options import reading_options, refuse_unread, stream_of, texts_of, to_option
 from luthier.cli.options import json_option, print_json
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def command(
     from luthier.workshop.quality.subject import subject
     from luthier.workshop.quality.survey import survey
 
-    if mend is not None and out is None:
+    if mend is None:
+        refuse_unread("kinds", "at_least", "to", when="without --drop or --relabel")
+    elif out is None:
         raise click.UsageError(f"--{mend} writes a copy: say where with --out")
     stream, text = stream_of(options), texts_of(options["text"])
     if out is not None:
