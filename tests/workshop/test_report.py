@@ -16,7 +16,7 @@ from luthier.data.repeats import repeats
 from luthier.data.sample import Sample
 from luthier.data.sources.source import Reading
 from luthier.data.stream import open_stream
-from luthier.errors import DataError
+from luthier.errors import DataError, SpaceError
 from luthier.workshop.lengths import histogram, tokens_of
 from luthier.workshop.page import page, warnings
 from luthier.workshop.report import report
@@ -175,6 +175,10 @@ def test_the_command_writes_a_page_or_prints_json(orders, tmp_path, monkeypatch)
     assert not (tmp_path / "report.html").exists()
     refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--out", "orders.csv"])
     assert "is one of the files" in str(refused.exception)
+    refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--out", "orders.csv/page.html"])
+    assert isinstance(refused.exception, SpaceError)
+    refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--text", "text", "--label", "text"])
+    assert "is the column of texts and of labels" in str(refused.exception)
 
 
 def test_words_that_give_the_label_away_are_told(write_csv):
