@@ -352,6 +352,14 @@ def test_the_split_command(tmp_path, monkeypatch):
     assert "leak: " in ran.output
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_rows_and_fates_do_not_share_a_file(tmp_path, kind):
+    (tmp_path / "fates.jsonl").write_text('{"text": "a"}\n{"text": "a"}\n')
+    done = clean(open_stream([str(tmp_path / "fates.jsonl")]), stages("duplicates"), tmp_path / "out", format=kind)
+    assert [r.values for r in read(tmp_path / "out" / next(iter(done.files))).rows] == [{"text": "a"}]
+    assert [json.loads(line)["outcome"] for line in (tmp_path / "out" / "fates.jsonl").read_text().splitlines()] == ["dropped"]
+
+
 def test_options_that_mean_nothing_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text("body,label\n" + "".join(f"row {i},a\n" for i in range(20)))

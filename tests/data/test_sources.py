@@ -328,6 +328,20 @@ def test_whole_numbers_of_two_files_are_kept_beyond_63_bits(tmp_path):
     assert [v["n"] for batch, _, _ in stream.portions() for v in values(batch)] == [2**64 - 1, -1]
 
 
+def test_what_is_said_of_reading_and_read_by_no_file_is_told(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "a.csv").write_text("a\n")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    said = Reading(columns=["text"], separator="\n", query="SELECT 1", sheet="one", encoding="utf-8")
+
+    def idle(*names):
+        return [n.split()[0] for n in open_stream([str(tmp_path / n) for n in names], said).notes if "is not read" in n]
+
+    assert idle("a.parquet") == ["columns", "separator", "query", "sheet", "encoding"]
+    assert idle("a.jsonl") == ["columns", "separator", "query", "sheet"]
+    assert idle("a.parquet", "a.csv") == ["separator", "query", "sheet"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "rot13", "undefined", "idna"])
 def test_an_encoding_that_does_not_fit_is_told(tmp_path, encoding):
     (tmp_path / "a.csv").write_bytes(b"text,label\na,b\n")
