@@ -97,6 +97,13 @@ def test_what_stands_in_two_files_is_told(write_csv):
     assert warnings(facts)[0].startswith("1 of 3 rows of test stand in train too, and 1 nearly do")
 
 
+def test_rows_without_a_text_repeat_none(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in (f"of {name}", "", " ", None)))
+    found = repeats(open_stream([str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]), texts=["text"])
+    assert (found.same, found.conflicting, found.examples, [o.same for o in found.overlaps]) == (0, 0, [], [0])
+
+
 def test_encoding_mark_and_dialect_are_told(tmp_path):
     path = tmp_path / "notes.csv"
     path.write_bytes("text;label\nein schöner Tag am See;gut\nein schlechter Tag am See;schlecht\n".encode("utf-16"))
