@@ -352,6 +352,13 @@ def test_the_split_command(tmp_path, monkeypatch):
     assert "leak: " in ran.output
 
 
+def test_a_stage_that_finds_no_column_since_no_row_was_read_says_where_to_look(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[1]\nno\n")
+    for stage in ("duplicates", "privacy"):
+        with pytest.raises(DataError, match="no row could be read; luthier data report says why"):
+            clean(open_stream([str(tmp_path / "a.jsonl")]), stages(stage), tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_rows_and_fates_do_not_share_a_file(tmp_path, kind):
     (tmp_path / "fates.jsonl").write_text('{"text": "a"}\n{"text": "a"}\n')

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.books import READING, Books, Fate
-from luthier.data.clean import described, refuse_inputs
+from luthier.data.clean import described, need_new
 from luthier.data.close import Closeness
 from luthier.data.leakage import RUN, Held, crossing
 from luthier.data.near import Pairs, Texts
@@ -92,7 +92,7 @@ def share(stream: Stream, plan: Plan, folder: Path, *, held: Held | None = None,
         raise DataError(f"a split by {plan.by} needs {wrong} column", where="split", remedy=remedy)
     if plan.validation + plan.test >= 1:
         raise DataError("validation and test leave nothing for train", where="split", remedy="make their shares smaller")
-    refuse_inputs(stream, folder)
+    need_new(folder)
     columns = text_columns(stream.schema, [c for c in plan.text if c in stream.schema.names] or None, stage="split")
     if plan.column is not None:
         need(stream.schema, [plan.column], stage="split")
