@@ -180,6 +180,10 @@ def test_the_command_writes_a_page_or_prints_json(orders, tmp_path, monkeypatch)
     printed = CliRunner().invoke(root, ["data", "report", "orders.csv", "--json"], catch_exceptions=False)
     assert json.loads(printed.stdout)["rows"]["usable"] == 10
     assert not (tmp_path / "report.html").exists()
+    (tmp_path / "one.csv").write_text("text,label\nall of one class,a\nand the second,a\n")
+    done = CliRunner().invoke(root, ["data", "report", "one.csv", "--label", "label", "--quality", "--sheet", "x"], catch_exceptions=False)
+    assert "sheet is not read" in done.stderr
+    assert "not seen  quality of labels: every row has the label 'a'" in done.stdout
     refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--out", "orders.csv"])
     assert "is one of the files" in str(refused.exception)
     refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--out", "orders.csv/page.html"])
