@@ -88,8 +88,7 @@ def command(
 def _closeness(model: str, threshold: float) -> Any:
     """How texts are compared by what they mean."""
     from luthier.data.close import Closeness
-    from luthier.workflow.similar import Embedder
-    from luthier.workshop.embed import embed
+    from luthier.workshop.embed import embed, embedder_of
 
-    embedder = Embedder(model)
+    embedder = embedder_of(model)
     return Closeness(lambda texts: embed(texts, model=embedder).vectors, threshold)
