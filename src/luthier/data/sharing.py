@@ -103,9 +103,7 @@ def share(stream: Stream, plan: Plan, folder: Path, *, held: Held | None = None,
     leaked = _leaks(rows, parts, held, plan)
     out = {**refused, **leaked}
     told = {
-        "near_duplicates_across": sum(a not in out and b not in out for a, b, _ in crossing(crossed, parts))
-        if crossed is not None
-        else None,
+        "near_duplicates_across": None if crossed is None else sum(a not in out and b not in out for a, b, _ in crossing(crossed, parts)),
         "groups": sum(n > 1 for n in Counter(groups).values()),
         "leaks": len(leaked),
         "held_out_texts": 0 if held is None else len(held),
