@@ -160,6 +160,8 @@ def test_wrong_inputs_are_refused_in_a_line_with_a_remedy(say, arguments, messag
         ("--labels", "a,b", "--prompt", "other"),
         ("--as", "spans", "--labels", "a", "--pair", "other"),
         ("--as", "pairs", "--pair", "other", "--pick", "random"),
+        ("--as", "pairs", "--pair", "other", "--overlap", "0.5"),
+        ("--labels", "a,b", "--pick", "order", "--model", "minilm"),
     ],
 )
 def test_an_option_that_nobody_would_read_is_refused(say, options):

@@ -75,6 +75,7 @@ def test_labels_that_are_numbers_stay_numbers(tiny_model, tmp_path):
         ([["a b", "x"]], ["--text", "body"], "no column 'body'"),
         ([["a b", "x"]], ["--label", "text"], "is the column of texts and of labels"),
         ([["a b", "x"]], ["--drop"], "say where with --out"),
+        ([["a b", "x"]], ["--kind", "trigger"], "--kind is not read without --drop or --relabel"),
     ],
 )
 def test_faults_are_told_in_words(rows, options, told, write_csv, capsys, monkeypatch):

@@ -213,6 +213,8 @@ def test_the_command(tmp_path, monkeypatch):
     refused = CliRunner().invoke(command, ["train.csv", "--out", "b", "--way", "mixing"])
     assert isinstance(refused.exception, DataError)
     assert not (tmp_path / "b").exists()
+    refused = CliRunner().invoke(command, ["train.csv", "--out", "b", "--way", "noise", "--never", "train.csv"])
+    assert "6 of 7 rows: stands in a file of --never" in str(refused.exception)
 
 
 def test_the_schema_reads_what_it_writes():

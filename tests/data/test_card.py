@@ -88,6 +88,19 @@ def test_nothing_is_written_where_something_is_wrong(file, tmp_path):
     assert not (tmp_path / "out").exists()
     assert "nowhere" in str(card(file, "--out", tmp_path / "out", "--names", "nowhere").exception)
     assert card(file, "--out", tmp_path).exit_code == 1
+    assert "--text: no column 'txt'" in str(card(file, "--out", tmp_path / "out", "--text", "txt").exception)
+    assert "without --toxicity" in card(file, "--out", tmp_path / "out", "--toxic-label", "bad").output
+
+
+def test_the_columns_that_are_named_are_those_whose_words_are_counted(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,note\na fine day,what an idiot: a@b.example\n")
+    shares = []
+    for name, more in (("all", []), ("one", ["--text", "text"])):
+        assert card(tmp_path / "rows.csv", "--out", tmp_path / name, *more).exit_code == 0
+        told = json.loads((tmp_path / name / "card.json").read_text())
+        shares.append(told["ethics"]["toxic"]["any word"]["value"])
+        assert told["personal_data"]["rows"] == 1
+    assert shares == [1.0, 0.0]
 
 
 def test_labels_that_are_personal_are_masked_on_the_card(tmp_path):

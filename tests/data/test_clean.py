@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -19,9 +20,10 @@ from click.testing import CliRunner
 from luthier.cli.data_command import command
 from luthier.data import clean as cleaning
 from luthier.data.clean import clean
+from luthier.data.close import Closeness
 from luthier.data.leakage import Held
 from luthier.data.rows import read
-from luthier.data.sharing import Plan, held_out, share
+from luthier.data.sharing import Plan, held_out, moment_of, share
 from luthier.data.sources import source
 from luthier.data.stream import open_stream
 from luthier.errors import DataError, RunError, SpaceError
@@ -269,6 +271,17 @@ def test_groups_times_and_shares(tmp_path):
         with pytest.raises(DataError):
             share(stream, plan, tmp_path / "no")
     assert not (tmp_path / "no").exists()
+    assert [moment_of(cell) for cell in ("nan", "-inf", float("inf"), float("nan"), True, " 7 ")] == [None, None, None, None, None, 7.0]
+
+
+def test_what_means_the_same_stays_on_one_side_where_near_words_are_not_compared(tmp_path):
+    rows = [{"text": f"{'ab'[i % 2]} {i}"} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    meant = Closeness(lambda texts: np.array([[t[0] == "a", t[0] == "b"] for t in texts], np.float32), 0.9)
+    plan = Plan(near=None, close=meant, test=0.5, validation=0)
+    assert share(open_stream([str(tmp_path / "a.jsonl")]), plan, tmp_path / "out", format="csv").groups == 2
+    sides = parts_of(tmp_path / "out")
+    assert {len({text[0] for text in texts}) for texts in sides.values()} == {1}
 
 
 def test_what_is_tested_elsewhere_is_removed_or_refused(tmp_path):
@@ -337,3 +350,39 @@ def test_the_split_command(tmp_path, monkeypatch):
     assert isinstance(ran.exception, DataError)
     ran = CliRunner().invoke(command, ["split", "a.jsonl", "--against", "held.jsonl", "--run", "3", "--test", "0", "--out", "removed"])
     assert "leak: " in ran.output
+
+
+def test_a_stage_that_finds_no_column_since_no_row_was_read_says_where_to_look(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[1]\nno\n")
+    for stage in ("duplicates", "privacy"):
+        with pytest.raises(DataError, match="no row could be read; luthier data report says why"):
+            clean(open_stream([str(tmp_path / "a.jsonl")]), stages(stage), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_rows_and_fates_do_not_share_a_file(tmp_path, kind):
+    (tmp_path / "fates.jsonl").write_text('{"text": "a"}\n{"text": "a"}\n')
+    done = clean(open_stream([str(tmp_path / "fates.jsonl")]), stages("duplicates"), tmp_path / "out", format=kind)
+    assert [r.values for r in read(tmp_path / "out" / next(iter(done.files))).rows] == [{"text": "a"}]
+    assert [json.loads(line)["outcome"] for line in (tmp_path / "out" / "fates.jsonl").read_text().splitlines()] == ["dropped"]
+
+
+def test_options_that_mean_nothing_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("body,label\n" + "".join(f"row {i},a\n" for i in range(20)))
+    Path("test.csv").write_text("text\nrow 1\n")
+    for arguments, told in (
+        (["split", "--model", "minilm"], "--model is not read without --close"),
+        (["split", "--run", "5"], "--run is not read without --against"),
+        (["split", "--by", "time", "--column", "body", "--seed", "1"], "--seed is not read with --by time"),
+        (["split", "--text", "bodi"], "--text: no column 'bodi'"),
+        (["split", "--text", "body", "--against", "test.csv"], "--against: no column 'body'"),
+        (["clean", "--text", "body,bodi", "--stage", "duplicates"], "--text: no column 'bodi'"),
+        (["clean", "--stage", "length at_least=[3"], "'[3' is no value"),
+        (["clean", "--stage", "length 'at"], "No closing quotation"),
+        (["clean", "--separator", "\\"], "a backslash itself is written"),
+    ):
+        ran = CliRunner().invoke(command, [arguments[0], "a.csv", *arguments[1:], "--out", "no"])
+        assert ran.exit_code, arguments
+        assert told in f"{ran.output}{ran.exception}"
+        assert not Path("no").exists()

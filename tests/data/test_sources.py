@@ -308,6 +308,47 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
     assert name in str(caught.value)
 
 
+def test_two_columns_of_one_name_are_refused_rather_than_one_lost(tmp_path):
+    (tmp_path / "a.csv").write_text("1,2\n3,4\n")
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as file:
+        file.write(table)
+    for name, columns in (("a.csv", ["a", "a"]), ("a.parquet", None), ("a.arrow", None)):
+        with pytest.raises(DataError, match="twice"):
+            open_stream([str(tmp_path / name)], Reading(columns=columns))
+    with pytest.raises(DataError, match="twice"):
+        plain_rows.read(tmp_path / "a.csv", columns=["a", "a"])
+
+
+def test_whole_numbers_of_two_files_are_kept_beyond_63_bits(tmp_path):
+    for name, kind, number in (("a", pa.uint64(), 2**64 - 1), ("b", pa.int32(), -1)):
+        pq.write_table(pa.table({"n": pa.array([number], kind)}), tmp_path / f"{name}.parquet")
+    stream = open_stream([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")])
+    assert [v["n"] for batch, _, _ in stream.portions() for v in values(batch)] == [2**64 - 1, -1]
+
+
+def test_what_is_said_of_reading_and_read_by_no_file_is_told(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "a.csv").write_text("a\n")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    said = Reading(columns=["text"], separator="\n", query="SELECT 1", sheet="one", encoding="utf-8")
+
+    def idle(*names):
+        return [n.split()[0] for n in open_stream([str(tmp_path / n) for n in names], said).notes if "is not read" in n]
+
+    assert idle("a.parquet") == ["columns", "separator", "query", "sheet", "encoding"]
+    assert idle("a.jsonl") == ["columns", "separator", "query", "sheet"]
+    assert idle("a.parquet", "a.csv") == ["separator", "query", "sheet"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "rot13", "undefined", "idna"])
+def test_an_encoding_that_does_not_fit_is_told(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes(b"text,label\na,b\n")
+    with pytest.raises(DataError, match="encoding"):
+        open_stream([str(tmp_path / "a.csv")], Reading(encoding=encoding))
+
+
 def test_what_no_table_can_hold_is_quarantined(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": "fine", "n": 1.5}\n{"a": "\\ud800", "n": 2}\n{"a": "far", "n": 1e999}\n{"a": NaN}\n')
     found, bad = taken(tmp_path / "a.jsonl")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import luthier
-from luthier.errors import EndpointError, RunError
+from luthier.errors import DataError, EndpointError, RunError
 from luthier.recipe import load_recipe
 from luthier.workflow.dataset import dataset
 from luthier.workshop.asking import engines
@@ -83,6 +83,8 @@ def test_wrong_runs_are_told(world, tmp_path, monkeypatch):
         made(world, {"type": "back_translation", "there": "llama", "back": "translator"}, monkeypatch, tmp_path)
     with pytest.raises(EndpointError, match=r"data\.augment\[0\]\.model"):
         made(world, {"type": "paraphrase", "model": "./nothing"}, monkeypatch, tmp_path)
+    with pytest.raises(DataError, match=r"data\.augment\[0\]\.instruction: no column 'topic'"):
+        made(world, {"type": "paraphrase", "model": "llama", "instruction": "{topic} {text}"}, monkeypatch, tmp_path)
 
 
 def test_a_prompt_that_is_too_long_is_no_answer(world):

@@ -42,6 +42,16 @@ def test_another_model_does_not_find_them(embedder, tmp_path, monkeypatch):
     assert not np.allclose(ours.vectors, theirs.vectors)
 
 
+def test_a_run_is_named_by_its_folder_or_under_runs(embedder, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "model").symlink_to(tiny_model)
+    wanted = embedder.vectors(["a film"])
+    for name in ("mine", "runs/mine", str(tmp_path / "runs" / "mine"), "runs/mine/model"):
+        np.testing.assert_allclose(embed(["a film"], model=name).vectors, wanted, atol=1e-6)
+
+
 def test_a_damaged_or_forbidden_cache_is_only_slower(embedder, tmp_path, monkeypatch):
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
     wanted = embed(["a film", "the book"], model=embedder).vectors

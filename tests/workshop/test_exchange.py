@@ -162,6 +162,33 @@ def test_a_file_without_labels_is_refused_in_words(tmp_path, content, message):
         bring(path, store)
 
 
+def test_what_somebody_has_changed_in_a_file_is_left_out_and_the_rest_kept(tmp_path):
+    good = {"result": [{"type": "choices", "from_name": "q", "value": {"choices": ["a"]}}], "completed_by": "x"}
+    pair = {"type": "pairwise", "from_name": "q", "value": {"selected": "left"}}
+    changed = [
+        {"result": True},
+        {"result": [{"type": "choices", "from_name": "q", "value": {"choices": 1}}], "completed_by": "x" * 200},
+        {"result": [{"type": "labels", "from_name": "q", "value": {"labels": 1, "start": 0, "end": 1}}]},
+        {"result": [], "luthier": {"form": "none"}},
+        {"result": [], "luthier": {"form": "pairs"}},
+        {"result": [pair], "completed_by": "x" * 200},
+    ]
+    tasks = [
+        {"data": {"text": "one", "other": "two"} if o["result"] == [pair] else {"text": "one"}, "annotations": [o, good]} for o in changed
+    ]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    with Store(tmp_path / "tasks.db") as store:
+        found = bring(tmp_path / "tasks.json", store, column="text")
+    assert (len(found.said), found.left_out.total()) == (6, 6)
+    own = [{"people": [1]}, {"forms": True}, {"forms": {"q": "none"}}, {"skipped": None}, {"skipped": {"q": ["x"]}}]
+    own += [{"forms": {"q": "classes"}, "skipped": {"q": 1}}, {"forms": {"q": ["text"]}}, 3]
+    answer = {"responses": {"q": [{"value": "a", "user_id": "u"}]}, "suggestions": {"q": {"value": "a", "agent": "decided by x"}}}
+    records = [{"fields": {"text": "one"}, "metadata": {"luthier": json.dumps(o)}, **answer} for o in own]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    with Store(tmp_path / "records.db") as store:
+        assert len(bring(tmp_path / "records.json", store).said) == 2 * len(own)
+
+
 def test_the_configuration_names_the_question_and_its_labels(tmp_path):
     found = configuration(Question("classes", ('a "b"', "c<d"), True, "mood"), pair=True)
     assert '<Choices name="mood" toName="text" choice="multiple">' in found

@@ -16,7 +16,7 @@ from luthier.data.repeats import repeats
 from luthier.data.sample import Sample
 from luthier.data.sources.source import Reading
 from luthier.data.stream import open_stream
-from luthier.errors import DataError
+from luthier.errors import DataError, SpaceError
 from luthier.workshop.lengths import histogram, tokens_of
 from luthier.workshop.page import page, warnings
 from luthier.workshop.report import report
@@ -97,6 +97,13 @@ def test_what_stands_in_two_files_is_told(write_csv):
     assert warnings(facts)[0].startswith("1 of 3 rows of test stand in train too, and 1 nearly do")
 
 
+def test_rows_without_a_text_repeat_none(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in (f"of {name}", "", " ", None)))
+    found = repeats(open_stream([str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]), texts=["text"])
+    assert (found.same, found.conflicting, found.examples, [o.same for o in found.overlaps]) == (0, 0, [], [0])
+
+
 def test_encoding_mark_and_dialect_are_told(tmp_path):
     path = tmp_path / "notes.csv"
     path.write_bytes("text;label\nein schöner Tag am See;gut\nein schlechter Tag am See;schlecht\n".encode("utf-16"))
@@ -173,8 +180,16 @@ def test_the_command_writes_a_page_or_prints_json(orders, tmp_path, monkeypatch)
     printed = CliRunner().invoke(root, ["data", "report", "orders.csv", "--json"], catch_exceptions=False)
     assert json.loads(printed.stdout)["rows"]["usable"] == 10
     assert not (tmp_path / "report.html").exists()
+    (tmp_path / "one.csv").write_text("text,label\nall of one class,a\nand the second,a\n")
+    done = CliRunner().invoke(root, ["data", "report", "one.csv", "--label", "label", "--quality", "--sheet", "x"], catch_exceptions=False)
+    assert "sheet is not read" in done.stderr
+    assert "not seen  quality of labels: every row has the label 'a'" in done.stdout
     refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--out", "orders.csv"])
     assert "is one of the files" in str(refused.exception)
+    refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--out", "orders.csv/page.html"])
+    assert isinstance(refused.exception, SpaceError)
+    refused = CliRunner().invoke(root, ["data", "report", "orders.csv", "--text", "text", "--label", "text"])
+    assert "is the column of texts and of labels" in str(refused.exception)
 
 
 def test_words_that_give_the_label_away_are_told(write_csv):

@@ -79,16 +79,18 @@ def test_rows_that_are_like_no_other_go_and_are_ranked(tmp_path, tiny_model):
     above = float(scores[order[2]] + scores[np.argsort(-scores)[3]]) / 2
     section = {"type": "irrelevant", "model": str(tiny_model), "neighbours": 5, "above": above}
     assert above > 0
-    kept, fates, _ = run(tmp_path, of(*rows), section)
+    kept, fates, report = run(tmp_path, of(*rows), section)
+    assert report["rows"]["stages"]["1 irrelevant"]["reasons"] == {"like no other row": 3}
     assert sorted(f["line"] - 1 for f in fates) == sorted(order.tolist())
     ranks = {f["line"] - 1: f["reason"] for f in fates}
     for rank, row in enumerate(order.tolist(), 1):
-        assert f"like no other row, {rank} of 3: {scores[row]:.1f} deviations" in ranks[row]
+        assert f"like no other row: {rank} of 3, {scores[row]:.1f} deviations" in ranks[row]
     assert len(kept) == len(rows) - 3
     assert run(tmp_path, of(*rows), {**section, "above": 1e9})[1] == []
     assert run(tmp_path, of(*rows), {**section, "neighbours": 30})[1] != fates
     other = [{"text": t, "other": "x"} for t in rows]
     assert run(tmp_path, other, {**section, "columns": ["other"]})[1] == []
+    assert len(run(tmp_path, of("", " "), section)[0]) == 2
 
 
 def test_a_model_that_is_not_there_is_told_before_anything_is_written(tmp_path):
@@ -103,7 +105,7 @@ def test_a_split_keeps_what_means_the_same_on_one_side_and_finds_it_among_what_i
     near = np.tril(vectors @ vectors.T, -1)
     threshold = round(float(np.quantile(near[near > 0], 0.97)), 4)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ROWS), encoding="utf-8")
-    asked = ["data", "split", str(tmp_path / "rows.jsonl"), "--near", "1", "--model", str(tiny_model), "--test", "0.3", "--to", "jsonl"]
+    asked = ["data", "split", str(tmp_path / "rows.jsonl"), "--near", "1", "--test", "0.3", "--to", "jsonl"]
 
     def parts(name, *more):
         done = CliRunner().invoke(root, [*asked, "--out", str(tmp_path / name), *more])
@@ -115,7 +117,7 @@ def test_a_split_keeps_what_means_the_same_on_one_side_and_finds_it_among_what_i
         return found
 
     pairs = [(ROWS[i], ROWS[j]) for j, i in np.argwhere(near >= threshold).tolist() if ROWS[i] != ROWS[j]]
-    plain, kept = parts("plain"), parts("kept", "--close", str(threshold))
+    plain, kept = parts("plain"), parts("kept", "--close", str(threshold), "--model", str(tiny_model))
     assert any(plain[a] != plain[b] for a, b in pairs)
     assert all(kept[a] == kept[b] for a, b in pairs)
 

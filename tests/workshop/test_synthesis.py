@@ -301,6 +301,11 @@ def test_bad_requests_are_told(seeds, tmp_path, monkeypatch):
         synthesize(seeds, options("http://127.0.0.1:9/v1"), out=tmp_path / "full")
     with pytest.raises(LuthierError, match="give a run's name or folder"):
         synthesize(seeds, kind_of("instruct", {"model": "./nothing"}), out=tmp_path / "x")
+    with pytest.raises(RecipeError, match="endpoint"):
+        kind_of("{type: rare, endpoint: here}", {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m"}})
+    (tmp_path / "how.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read: invalid start byte"):
+        kind_of(str(tmp_path / "how.yaml"), {})
     result = CliRunner().invoke(command, [str(seeds), "--out", str(tmp_path / "x"), "--how", "instruct"])
     assert isinstance(result.exception, RecipeError)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +77,19 @@ def survey(
     ethics: Ethics,
     audit: Callable[[dict[str, Any]], object],
     label: str | None = None,
+    text: Sequence[str] | None = None,
 ) -> Card:
-    """The card of a data set, in one pass; each line of its audit goes to `audit`. Raises DataError for a column that holds no labels."""
+    """The card of a data set, in one pass; each line of its audit goes to `audit`.
+
+    Hurtful words and who is talked about are counted in the columns `text`, in all that hold texts where none is named; personal data
+    in all. Raises DataError for a column that is not there or holds no labels.
+    """
     if label is not None:
         need(stream.schema, [label], stage="card")
     kinds = {f.name: str(f.type) for f in stream.schema if f.name in own_columns(stream.schema)}
     files = [{"name": s.name, "format": s.format, "bytes": s.size, "sha256": s.digest} for s in stream.sources]
     card = Card(stated, files, kinds)
-    flat = [n for n in columns_with_texts(stream.schema, None, stage="card") if n != label and kinds[n] in ("string", "large_string")]
+    flat = [n for n in columns_with_texts(stream.schema, text, stage="card") if n != label and kinds[n] in ("string", "large_string")]
     for portion in stream.portions():
         batch = portion.batch
         card.rows += batch.num_rows

@@ -69,7 +69,7 @@ def clean(
     Raises DataError for columns that a stage asks for in vain, SpaceError where the folder is there already or the disk is
     full, RunError where another process writes it.
     """
-    refuse_inputs(stream, folder)
+    need_new(folder)
     planned = legs(stages)
     made, schema = [], stream.schema
     for stages_of in planned:
@@ -88,8 +88,8 @@ def clean(
     return Cleaned(folder, cleaned[0], cleaned[1], resumed)
 
 
-def refuse_inputs(stream: Stream, folder: Path) -> None:
-    """Raise SpaceError where the output would stand among the inputs, or is there already."""
+def need_new(folder: Path) -> None:
+    """Raise SpaceError where an output folder is there already, or is no folder of its own."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpaceError("is there already and not empty", where=str(folder), remedy="choose another folder")
     if not folder.name:

@@ -65,7 +65,7 @@ class Repeats:
 def repeats(stream: Stream, *, texts: Sequence[str], target: Sequence[str] = (), near: bool = True) -> Repeats:
     """Compare all rows by the columns `texts`, case and white space aside; `target` is what may differ between them.
 
-    Near duplicates are those of the stage of that name, with its defaults.
+    A row without a text repeats none. Near duplicates are those of the stage of that name, with its defaults.
     """
     first: dict[bytes, int] = {}
     targets: dict[bytes, set[int]] = {}
@@ -77,6 +77,9 @@ def repeats(stream: Stream, *, texts: Sequence[str], target: Sequence[str] = (),
     for batch, _, part in stream.portions():
         cells = list(_texts(batch, texts))
         for text, aim in zip(cells, _texts(batch, target), strict=True):
+            if not text.strip():
+                leader.append(len(leader))
+                continue
             key = hashlib.blake2b(content_key(text).encode(), digest_size=12).digest()
             leader.append(first.setdefault(key, len(leader)))
             targets.setdefault(key, set()).add(hash(aim))
@@ -85,7 +88,7 @@ def repeats(stream: Stream, *, texts: Sequence[str], target: Sequence[str] = (),
         near = near and len(leader) <= MOST_NEAR
         if near:
             words.add(cells)
-    found = Repeats(same=len(leader) - len(first))
+    found = Repeats(same=sum(lead != row for row, lead in enumerate(leader)))
     sizes = Counter(leader)
     found.conflicting = sum(sizes[first[key]] for key, aims in targets.items() if len(aims) > 1)
     pairs = [(a, b, 1.0) for b, a in enumerate(leader) if a != b]

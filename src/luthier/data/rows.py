@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ def read(
 
     A text file gives rows with one column, named `text`: its documents, between separators.
     """
+    refuse_twice(columns or (), "data.columns")
     kind = format_of(path) if format == "auto" else format
     data = _bytes(path)
     result = Rows()
@@ -260,10 +262,15 @@ def header_of(cells: list[str] | None, where: str) -> list[str]:
     header = [c.strip() for c in cells or []]
     if not any(header):
         raise DataError("has no header line", where=where, remedy="name the columns in data.columns")
-    if len(set(header)) < len(header):
-        twice = next(c for c in header if header.count(c) > 1)
-        raise DataError(f"names the column {twice!r} twice", where=where, remedy="rename one of them")
+    refuse_twice(header, where)
     return header
+
+
+def refuse_twice(names: Sequence[str], where: str) -> None:
+    """Raise DataError for names of which one stands there twice: of the two columns one would be lost."""
+    if len(set(names)) < len(names):
+        twice = next(n for n, count in Counter(names).items() if count > 1)
+        raise DataError(f"names the column {twice!r} twice", where=where, remedy="rename one of them")
 
 
 def width_fault(cells: list[str] | None, header: list[str]) -> str:

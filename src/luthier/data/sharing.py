@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.books import READING, Books, Fate
-from luthier.data.clean import described, refuse_inputs
+from luthier.data.clean import described, need_new
 from luthier.data.close import Closeness
 from luthier.data.leakage import RUN, Held, crossing
-from luthier.data.near import Texts
+from luthier.data.near import Pairs, Texts
 from luthier.data.passages import Passages
 from luthier.data.split import Part, content_key, kept_to, linked, split, split_by_time
 from luthier.data.stages.stage import FILE, LINE
@@ -87,10 +88,11 @@ def share(stream: Stream, plan: Plan, folder: Path, *, held: Held | None = None,
     Raises DataError for missing columns, a part without rows, a leak that is to be refused, or a saved split that cannot be read.
     """
     if (plan.by == "random") != (plan.column is None):
-        raise DataError(f"a split by {plan.by} needs {'no' if plan.by == 'random' else 'a'} column", where="split")
+        wrong, remedy = ("no", "say what the column is for: --by") if plan.by == "random" else ("a", "name it with --column")
+        raise DataError(f"a split by {plan.by} needs {wrong} column", where="split", remedy=remedy)
     if plan.validation + plan.test >= 1:
         raise DataError("validation and test leave nothing for train", where="split", remedy="make their shares smaller")
-    refuse_inputs(stream, folder)
+    need_new(folder)
     columns = text_columns(stream.schema, [c for c in plan.text if c in stream.schema.names] or None, stage="split")
     if plan.column is not None:
         need(stream.schema, [plan.column], stage="split")
@@ -101,9 +103,7 @@ def share(stream: Stream, plan: Plan, folder: Path, *, held: Held | None = None,
     leaked = _leaks(rows, parts, held, plan)
     out = {**refused, **leaked}
     told = {
-        "near_duplicates_across": sum(a not in out and b not in out for a, b, _ in crossing(crossed, parts))
-        if crossed is not None
-        else None,
+        "near_duplicates_across": None if crossed is None else sum(a not in out and b not in out for a, b, _ in crossing(crossed, parts)),
         "groups": sum(n > 1 for n in Counter(groups).values()),
         "leaks": len(leaked),
         "held_out_texts": 0 if held is None else len(held),
@@ -180,14 +180,15 @@ def moment_of(cell: Any) -> float | None:
     if isinstance(cell, bool) or cell is None:
         return None
     if isinstance(cell, (int, float)):
-        return float(cell) if cell == cell else None
+        return float(cell) if math.isfinite(cell) else None
     if isinstance(cell, datetime.datetime):
         moment = cell
     elif isinstance(cell, datetime.date):
         moment = datetime.datetime(cell.year, cell.month, cell.day)
     else:
         try:
-            return float(str(cell))
+            number = float(str(cell))
+            return number if math.isfinite(number) else None
         except ValueError:
             pass
         try:
@@ -197,15 +198,14 @@ def moment_of(cell: Any) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
-def _groups(rows: _Gathered, plan: Plan) -> tuple[list[str], Any]:
+def _groups(rows: _Gathered, plan: Plan) -> tuple[list[str], Pairs | None]:
     """A key for each row that is shared by those that must stay together, the same whatever the order of rows; and the near pairs."""
-    keys, pairs = rows.keys, None
-    if plan.near is not None:
-        pairs, more = rows.near.pairs(threshold=plan.near), rows.passages.links()
-        if plan.close is not None:
-            meant = plan.close.pairs(rows.texts)
-            more = [*more, *zip(meant.first.tolist(), meant.second.tolist(), strict=True)]
-        roots = pairs.groups(len(keys), more=more).tolist()
+    keys = rows.keys
+    pairs = None if plan.near is None else rows.near.pairs(threshold=plan.near)
+    meant = None if plan.close is None else plan.close.pairs(rows.texts)
+    if alike := [p for p in (pairs, meant) if p is not None]:
+        more = [link for p in alike[1:] for link in zip(p.first.tolist(), p.second.tolist(), strict=True)]
+        roots = alike[0].groups(len(keys), more=[*more, *rows.passages.links()]).tolist()
         least: dict[int, str] = {}
         for root, key in zip(roots, keys, strict=True):
             least[root] = min(key, least.get(root, key))

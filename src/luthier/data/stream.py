@@ -74,5 +74,18 @@ def open_stream(given: Sequence[str], reading: Reading | None = None) -> Stream:
     taken = next((n for n in (FILE, LINE, ROW) if n in schema.names), None)
     if taken is not None:
         raise DataError(f"has a column {taken!r}, a name of Luthier's own", where=sources[0].name, remedy="rename it")
-    notes += [note for s in sources for note in s.notes]
+    notes += [note for s in sources for note in s.notes] + _idle(reading or Reading(), sources)
     return Stream(sources, with_origin(schema).append(pa.field(ROW, pa.int64())), notes)
+
+
+def _idle(reading: Reading, sources: Sequence[Source]) -> list[str]:
+    """Notes on what was said of how files are read, where none of them is read so."""
+    formats = {s.format for s in sources}
+    idle = {
+        "columns": reading.columns is not None and formats.isdisjoint(("csv", "tsv", "conll")),
+        "separator": reading.separator is not None and "text" not in formats,
+        "query": reading.query is not None and "sql" not in formats,
+        "sheet": reading.sheet is not None and "excel" not in formats,
+        "encoding": reading.encoding != "auto" and all(s.encoding is None for s in sources),
+    }
+    return [f"{name} is not read: no file is of a kind that it is for" for name, is_idle in idle.items() if is_idle]

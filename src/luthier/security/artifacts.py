@@ -5,6 +5,7 @@ Only safetensors, JSON and Arrow are written; pickles are refused wherever a mod
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,7 +50,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be a file
+            temporary.unlink()
         raise SpaceError(
             f"cannot be written: {error.strerror or error}",
             where=str(path),

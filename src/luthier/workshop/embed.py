@@ -43,7 +43,7 @@ class Embedded:
 
 
 def embed(texts: Sequence[str], *, model: Named | Embedder = MODEL) -> Embedded:
-    """The vectors of some texts by a model: a run, a folder, an alias or a hub id; or one that is loaded already.
+    """The vectors of some texts by a model, as `embedder_of` has it, or by one that is loaded already.
 
     Raises ModelError where the model cannot be had.
     """
@@ -51,7 +51,7 @@ def embed(texts: Sequence[str], *, model: Named | Embedder = MODEL) -> Embedded:
 
     from luthier.workflow.similar import Embedder
 
-    embedder = model if isinstance(model, Embedder) else Embedder(model)
+    embedder = model if isinstance(model, Embedder) else embedder_of(model)
     cut = embedder.truncated
     keys = [_key(text) for text in texts]
     first = dict(zip(keys, texts, strict=True))
@@ -70,6 +70,18 @@ def embed(texts: Sequence[str], *, model: Named | Embedder = MODEL) -> Embedded:
     return Embedded(vectors, len(missing), notes)
 
 
+def embedder_of(model: Named) -> Embedder:
+    """The model of a run (its folder, or its name under runs/), a folder, an alias or a hub id, loaded. Raises ModelError without one."""
+    from luthier.models.source import NAMES, Source, is_model
+    from luthier.workflow.similar import Embedder
+
+    if isinstance(model, str | Path) and str(model) not in NAMES:
+        for run in (Path(model).expanduser(), Path("runs") / model):
+            if is_model(run / "model"):
+                return Embedder(Source(str(run / "model"), str(run / "model"), None))
+    return Embedder(model)
+
+
 class Gathered:
     """Vectors of texts that come a batch at a time; the model is loaded with the first of them."""
 
@@ -80,9 +92,7 @@ class Gathered:
 
     def add(self, texts: Sequence[str]) -> None:
         """Take in some more texts. Raises ModelError where the model cannot be had."""
-        from luthier.workflow.similar import Embedder
-
-        self._embedder = self._embedder or Embedder(self._model)
+        self._embedder = self._embedder or embedder_of(self._model)
         vectors = embed(texts, model=self._embedder).vectors.copy()
         vectors[[i for i, text in enumerate(texts) if not text.strip()]] = 0
         self._parts.append(vectors)

@@ -92,6 +92,10 @@ def guess(found: Profile, *, text: Sequence[str] = (), label: str | None = None)
             near = nearest(name, found.columns)
             remedy = (f"did you mean {near!r}? " if near else "") + f"the columns are: {', '.join(map(repr, list(found.columns)[:20]))}"
             raise DataError(f"no column {name!r}", where=option, remedy=remedy)
+    if label in text:
+        raise DataError(
+            f"{label!r} is the column of texts and of labels", where="--label", remedy="name two columns with --text and --label"
+        )
     texts = named.texts_of(found.columns, found.rows)
     texts = [*text, *(t for t in texts if t not in text)]
     texts = [t for t in texts if t != label]

@@ -40,7 +40,7 @@ class Irrelevant:
         first = [i for i in (-scores).argsort(kind="stable").tolist() if scores[i] > self._options.above]
         for rank, i in enumerate(first, 1):
             far, nearest = f"{scores[i]:.1f} deviations from the usual", f"nearest cosine {near.cosines[i, 0]:.2f}"
-            self._dropped[self._rows[int(there[i])]] = f"like no other row, {rank} of {len(first)}: {far}, {nearest}"
+            self._dropped[self._rows[int(there[i])]] = f"like no other row: {rank} of {len(first)}, {far}, {nearest}"
 
     def __call__(self, batch: pa.RecordBatch) -> Verdicts:
         rows = batch.column(ROW).to_pylist()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from luthier.cli.data.options import out_option, reading_options, stream_of
+from luthier.cli.data.options import asked, out_option, reading_options, refuse_unread, stream_of, texts_in
 
 
 @click.command(name="card")
@@ -36,7 +36,10 @@ def command(out: Path, toxicity: Path | None, toxic_label: str, words: Path | No
     from luthier.security.artifacts import new_folder, write_json, write_text
     from luthier.workshop.privacy import judge, listed, privacy
 
+    if toxicity is None:
+        refuse_unread("toxic_label", when="without --toxicity")
     stream = stream_of(told)
+    texts = texts_in(stream, told["text"])
     stated = Stated(told["name"] or Path(told["files"][0]).name, told["licence"], told["source"], told["description"])
     ethics = Ethics(judge(toxicity, toxic_label) if toxicity else None, listed(words) if words else None)
     finder = privacy(PrivacyOptions(action="report", names=told["names"]), stream.schema)
@@ -48,6 +51,7 @@ def command(out: Path, toxicity: Path | None, toxic_label: str, words: Path | No
                 privacy=finder,
                 ethics=ethics,
                 label=told["label"],
+                text=texts if asked("text") else None,
                 audit=lambda line: file.write(json.dumps(line, ensure_ascii=False) + "\n"),
             )
         write_text(folder / "README.md", markdown(card))

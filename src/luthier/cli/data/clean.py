@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luthier.cli.data.options import out_option, reading_options, stages_of, stream_of, texts_of, to_option
+from luthier.cli.data.options import out_option, reading_options, stages_of, stream_of, texts_in, to_option
 from luthier.cli.options import json_option, print_json
 
 
@@ -37,7 +37,8 @@ def command(stages: tuple[str, ...], recipe: Path | None, to: Any, out: Path, as
         from luthier.recipe import load_recipe
 
         chosen = [*load_recipe(recipe).recipe.data.clean, *chosen]
-    cleaned = clean(stream_of(options), chosen, out, format=to, text=texts_of(options["text"]))
+    stream = stream_of(options)
+    cleaned = clean(stream, chosen, out, format=to, text=texts_in(stream, options["text"]))
     summary = cleaned.books.summary()
     if as_json:
         print_json({"folder": str(out), "files": cleaned.files, "rows": summary})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from luthier.cli.data.options import refuse_unread
 from luthier.cli.options import login, runs_option, store_option
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ def _check(form: str, pick: str | None, options: dict[str, Any]) -> None:
     }
     if name := next((n for n, is_wrong in wrong.items() if is_wrong), None):
         raise click.UsageError(f"{name} is not for --as {form}")
+    if form == "pairs":
+        refuse_unread("batch", "overlap", "seed", when="with --as pairs")
+    if form == "pairs" or (pick or ("margin" if one_class else "order")) in ("order", "random"):
+        refuse_unread("model", when="where --pick needs no vectors")
 
 
 def _told(found: Sheet) -> None:

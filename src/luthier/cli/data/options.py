@@ -47,21 +47,52 @@ def texts_of(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def asked(name: str) -> bool:
+    """Whether a parameter of the command stands on the command line."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def refuse_unread(*names: str, when: str) -> None:
+    """Raise UsageError for a parameter that was given and would be read by nobody."""
+    for parameter in click.get_current_context().command.params:
+        if parameter.name in names and asked(parameter.name):
+            raise click.UsageError(f"{parameter.opts[0]} is not read {when}")
+
+
+def texts_in(stream: Stream, text: str, *, where: str = "--text") -> list[str]:
+    """The columns of `--text`. Raises DataError for one that was asked for and is not there; the default may be missing."""
+    from luthier.data.stages.texts import need
+
+    names = texts_of(text)
+    if asked("text"):
+        need(stream.schema, names, stage=where)
+    return names
+
+
 def reading_of(options: dict[str, Any]) -> Reading:
     """How the options say that files are read."""
     from luthier.data.sources.source import Reading
 
     columns = options["columns"]
-    separator = options["separator"]
     return Reading(
         format=options["format"],
         encoding=options["encoding"],
         columns=[c.strip() for c in columns.split(",")] if columns else None,
-        separator=separator.encode().decode("unicode_escape") if separator and separator.isascii() else separator,
+        separator=_unescaped(options["separator"]),
         text=(texts_of(options["text"]) or ["text"])[0],
         query=options["query"],
         sheet=options["sheet"],
     )
+
+
+def _unescaped(separator: str | None) -> str | None:
+    r"""What `--separator` means: `\n\n` is an empty line."""
+    if not separator or not separator.isascii():
+        return separator
+    try:
+        return separator.encode().decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"--separator {separator!r}: {error.reason}; a backslash itself is written \\\\") from None
 
 
 def stream_of(options: dict[str, Any]) -> Stream:
@@ -87,12 +118,18 @@ def stages_of(texts: tuple[str, ...]) -> list[StageOptions]:
 
     sections: list[Any] = []
     for text in texts:
-        name, *pairs = shlex.split(text) or [""]
+        try:
+            name, *pairs = shlex.split(text) or [""]
+        except ValueError as error:
+            raise RecipeError([Fault(f"cannot be taken apart: {error}", f"--stage {text!r}", "close the quote")]) from None
         section: dict[str, Any] = {"type": name}
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals:
                 raise RecipeError([Fault(f"{pair!r} is not of the form key=value", f"--stage {text!r}")])
-            section[key] = yaml.safe_load(value)
+            try:
+                section[key] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise RecipeError([Fault(f"{value!r} is no value", f"--stage {text!r}", "columns=[title,text], or at_least=3")]) from None
         sections.append(section)
     return load_recipe({"data": {"train": "rows", "clean": sections}}).recipe.data.clean

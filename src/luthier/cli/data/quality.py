@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from luthier.cli.data.options import reading_options, stream_of, texts_of, to_option
+from luthier.cli.data.options import reading_options, refuse_unread, stream_of, texts_of, to_option
 from luthier.cli.options import json_option, print_json
 
 if TYPE_CHECKING:
@@ -51,18 +51,20 @@ def command(
     Labels that other rows speak against, copies with unlike labels, planted triggers, words and lengths that give the label away,
     classes that are too small, rows like no other, hard and easy ones. Nothing is changed: --drop and --relabel write a copy to --out.
     """
-    from luthier.data.clean import refuse_inputs
+    from luthier.data.clean import need_new
     from luthier.errors import DataError
     from luthier.workshop.quality.drifted import Other
     from luthier.workshop.quality.outcome import corrections, write
     from luthier.workshop.quality.subject import subject
     from luthier.workshop.quality.survey import survey
 
-    if mend is not None and out is None:
+    if mend is None:
+        refuse_unread("kinds", "at_least", "to", when="without --drop or --relabel")
+    elif out is None:
         raise click.UsageError(f"--{mend} writes a copy: say where with --out")
-    stream, text = stream_of(options), texts_of(options["text"])
     if out is not None:
-        refuse_inputs(stream, out)
+        need_new(out)
+    stream, text = stream_of(options), texts_of(options["text"])
     looked = subject(stream, text=text, label=label)
     if mend is not None and looked.labels is None:
         raise DataError("there are no labels to mend", remedy="name their column with --label")

@@ -46,7 +46,11 @@ def command(
     if as_json:
         print_json(facts)
         return
+    for note in facts["notes"][:10]:
+        click.echo(f"· {note}", err=True)
     _show(facts)
+    for line in facts["not_looked"] if quality else ():
+        click.echo(f"not seen  {line}")
     click.echo(f"page      {target}")
 
 

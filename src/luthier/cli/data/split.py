@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luthier.cli.data.options import out_option, reading_options, stream_of, texts_of, to_option
+from luthier.cli.data.options import out_option, reading_options, refuse_unread, stream_of, texts_in, to_option
 from luthier.cli.options import json_option, print_json
 
 
@@ -56,20 +56,31 @@ def command(
     from luthier.data.sharing import Plan, held_out, share
     from luthier.data.stream import open_stream
 
-    text = texts_of(options["text"])
-    meant = None if close is None else _closeness(model, close)
-    held = held_out(open_stream(against), text=text, threshold=near, run=run, close=meant) if against else None
+    if close is None:
+        refuse_unread("model", when="without --close")
+    if not against:
+        refuse_unread("run", "leaks", when="without --against")
+    if by == "time":
+        refuse_unread("seed", when="with --by time")
+    stream = stream_of(options)
+    text = texts_in(stream, options["text"])
+    meant, held = None if close is None else _closeness(model, close), None
+    if against:
+        tested = open_stream(against)
+        text_there = texts_in(tested, options["text"], where="--against")
+        held = held_out(tested, text=text_there, threshold=near, run=run, close=meant)
     plan = Plan(
         by=by, column=column, validation=validation, test=test, seed=seed, near=near, close=meant, text=text, saved=keep_to, leaks=leaks
     )  # fmt: skip
-    shared = share(stream_of(options), plan, out, held=held, format=to)
+    shared = share(stream, plan, out, held=held, format=to)
     summary = shared.books.summary()
     if as_json:
         print_json({"folder": str(out), "files": shared.files, "rows": summary, "groups": shared.groups})
         return
     for name, rows in shared.files.items():
         click.echo(f"wrote {out / name} ({rows:,} rows)")
-    click.echo(f"{shared.groups:,} groups with the same text, nearly the same or the same passage, or of one group, each on one side")
+    alike = "nearly the same or the same passage, or of one group" + (", or that mean the same" if meant else "")
+    click.echo(f"{shared.groups:,} groups with the same text, {alike}, each on one side")
     for stage, told in summary["stages"].items():
         click.echo(f"  {stage}: " + ", ".join(f"{n:,} {reason}" for reason, n in told["reasons"].items()))
 
@@ -77,8 +88,7 @@ def command(
 def _closeness(model: str, threshold: float) -> Any:
     """How texts are compared by what they mean."""
     from luthier.data.close import Closeness
-    from luthier.workflow.similar import Embedder
-    from luthier.workshop.embed import embed
+    from luthier.workshop.embed import embed, embedder_of
 
-    embedder = Embedder(model)
+    embedder = embedder_of(model)
     return Closeness(lambda texts: embed(texts, model=embedder).vectors, threshold)

@@ -82,13 +82,18 @@ def kind_of(written: str, given: dict[str, Any]) -> Any:
 
         try:
             written = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.reason
+            raise DataError(
+                f"cannot be read: {why}", where=str(path), remedy="give a YAML file of options, or a kind by its name"
+            ) from None
     try:
         value = yaml.safe_load(written)
     except yaml.YAMLError:
         value = written
     section = {"type": value} if isinstance(value, str) else value
     if isinstance(section, dict):
-        section = section | {k: ({**section.get(k, {}), **v} if k == "endpoint" else v) for k, v in given.items()}
+        own = section.get("endpoint", {})
+        more = given | ({"endpoint": own | given["endpoint"] if isinstance(own, dict) else own} if "endpoint" in given else {})
+        section = section | more
     return options_of(section, "kind of synthesis", SynthesisOptions, SYNTHESIS_OPTIONS, where="--how")

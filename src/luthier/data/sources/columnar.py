@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.rows import refuse_twice
 from luthier.data.sources.kinds import MOST_COLUMNS, too_many
 from luthier.data.sources.opened import GZIP, ZSTD, archive_of, opened
 from luthier.errors import DataError, SpaceError
@@ -89,6 +90,7 @@ def _tables(path: Path, kind: str) -> Iterator[tuple[pa.Schema, int | None, Any]
             raise DataError(f"is not a readable {shown} file: {str(error)[:120]}", where=str(path)) from None
         if len(schema) > MOST_COLUMNS:
             raise too_many(len(schema), str(path))
+        refuse_twice(schema.names, str(path))
         try:
             yield _plain(schema), rows, read
         finally:

@@ -68,20 +68,18 @@ def detect(opened: Open, where: str, *, wanted: str = "auto") -> Encoding:
 
 def _wanted(opened: Open, where: str, wanted: str) -> Encoding:
     try:
+        b"a".decode(wanted, "replace")
         decoder = codecs.getincrementaldecoder(wanted)()
-        if not isinstance(decoder.decode(b"", True), str):
-            raise LookupError
-    except LookupError:
+    except (LookupError, UnicodeError):
         raise DataError(f"unknown encoding {wanted!r}", where="encoding", remedy="for example utf-8 or cp1252") from None
     place = 0
     with opened() as stream:
         while chunk := stream.read(CHUNK):
             try:
                 decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"is not {wanted}: {error.reason} at byte {place + error.start}", where=where, remedy="let the encoding be auto"
-                ) from None
+            except UnicodeError as error:
+                why = f"{error.reason} at byte {place + error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
+                raise DataError(f"is not {wanted}: {why}", where=where, remedy="let the encoding be auto") from None
             place += len(chunk)
     return Encoding(wanted, note=f"read as {wanted}")
 

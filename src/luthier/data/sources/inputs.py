@@ -17,6 +17,8 @@ READABLE = {**FORMATS, **TABLES}
 HUB = re.compile(r"hf:(?P<name>[^@]+)(@(?P<revision>[^/]+)(/(?P<inside>.+))?)?")
 IGNORED = {"dataset_info.json", "state.json", "dataset_infos.json", "dataset_dict.json", "README.md", "LICENSE.txt", "LICENSE.md"}
 """Files beside the rows of a data set."""
+BESIDE = ("fates", "findings", "relabel")
+"""What is told of rows in a file of that name beside them."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def _part(text: str, taken: set[str]) -> str:
         while Path(name).suffix.lower() in {*READABLE, *PACKED, ".zip"}:
             name = Path(name).stem
     name = re.sub(r"[^\w.-]+", "_", name).strip("._") or "rows"
+    name = f"{name}_rows" if name in BESIDE else name
     number = 1
     chosen = name
     while chosen in taken:

@@ -178,7 +178,7 @@ def _wider(one: pa.Field, other: pa.Field) -> pa.Field:
         return other
     if {one.type, other.type} == {pa.string(), pa.large_string()}:
         return pa.field(one.name, pa.string())
-    if pa.types.is_integer(one.type) and pa.types.is_integer(other.type):
+    if pa.types.is_integer(one.type) and pa.types.is_integer(other.type) and pa.uint64() not in (one.type, other.type):
         return pa.field(one.name, pa.int64())
     return pa.field(one.name, pa.string(), metadata=JSON)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from luthier.data.rows import Quarantined, Row, header_of, width_fault
+from luthier.data.rows import Quarantined, Row, header_of, refuse_twice, width_fault
 from luthier.data.sources import columnar, documents, json_values
 from luthier.data.sources.delimited import Dialect, delimiter_of, records, tsv_quoting
 from luthier.data.sources.encoding import Encoding, detect
@@ -96,6 +96,7 @@ class Source:
 
 def survey(given: Input, reading: Reading) -> Source:
     """Look through a file. Raises DataError for one that cannot be read at all."""
+    refuse_twice(reading.columns or (), "columns")
     if given.path is None:
         if reading.query is None:
             raise DataError("a database needs a query", where=given.name, remedy="give one: SELECT text, label FROM rows")

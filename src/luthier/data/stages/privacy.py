@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.data.stages.stage import JSON, ORIGIN, Verdicts
-from luthier.data.stages.texts import need, own_columns, replaced
+from luthier.data.stages.texts import need, no_texts, replaced
 from luthier.errors import DataError, Fault, RecipeError
 from luthier.security.pii import Span, find
 from luthier.security.pii.names import Finder
@@ -147,7 +147,7 @@ def columns_with_texts(schema: pa.Schema, wanted: Sequence[str] | None, *, stage
     if missing:
         raise DataError(f"column {missing[0]!r} holds no texts", where=stage, remedy="take it out of columns")
     if not found:
-        raise DataError("there is no column of texts", where=stage, remedy=f"the columns are: {', '.join(own_columns(schema)[:20])}")
+        raise no_texts(schema, stage=stage)
     return found
 
 

@@ -29,13 +29,20 @@ def text_columns(schema: pa.Schema, wanted: Sequence[str] | None, *, stage: str)
     texts = [n for n in texts if not (schema.field(n).metadata or {}).items() >= JSON.items()]
     if wanted is None:
         if not texts:
-            raise DataError("there is no column of texts", where=stage, remedy=f"the columns are: {', '.join(own_columns(schema)[:20])}")
+            raise no_texts(schema, stage=stage)
         return texts
     need(schema, wanted, stage=stage)
     for name in wanted:
         if name not in texts:
             raise DataError(f"column {name!r} holds no texts", where=stage, remedy=f"columns of texts: {', '.join(texts[:20]) or 'none'}")
     return list(wanted)
+
+
+def no_texts(schema: pa.Schema, *, stage: str) -> DataError:
+    """The error for rows without a column of texts."""
+    known = ", ".join(own_columns(schema)[:20])
+    remedy = f"the columns are: {known}" if known else "no row could be read; luthier data report says why"
+    return DataError("there is no column of texts", where=stage, remedy=remedy)
 
 
 def need(schema: pa.Schema, wanted: Sequence[str], *, stage: str) -> None:

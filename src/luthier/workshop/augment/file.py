@@ -20,6 +20,9 @@ from luthier.recipe.augment.options import AugmentOptions
 from luthier.security.artifacts import new_folder, sha256, write_json, write_jsonl
 from luthier.workflow.grown import classifier
 
+UNREAD = "cannot be read"
+"""Why a row is not varied that no file of rows can hold either."""
+
 
 class File(NamedTuple):
     """What was made of a file: rows read = varied + left out."""
@@ -49,9 +52,10 @@ def augment(
         else:
             left_out[why] = left_out.get(why, 0) + 1
     if rows.quarantined:
-        left_out["cannot be read"] = len(rows.quarantined)
+        left_out[UNREAD] = len(rows.quarantined)
     if not pool:
-        raise DataError("no row has a text to vary", where=str(file), remedy="name the column with --text")
+        why = "; ".join(f"{count} of {len(rows.rows)} rows: {reason}" for reason, count in left_out.items() if reason != UNREAD)
+        raise DataError(f"there is no row to vary: {why or UNREAD}", where=str(file), remedy="name the column of texts with --text")
     if label is None:
         needs = next((w.type for w in ways if w.type == "mixing" or w.classes or w.check), None)
         if needs is not None:
@@ -77,7 +81,7 @@ def augment(
 def report(result: File, *, file: Path, seed: int, ways: Sequence[AugmentOptions]) -> dict[str, Any]:
     """The figures, and what is needed to make the same again."""
     made = len(result.grown.made)
-    written = result.read - result.left_out.get("cannot be read", 0) + made
+    written = result.read - result.left_out.get(UNREAD, 0) + made
     return {
         "file": str(file), "sha256": sha256(file), "seed": seed, "read": result.read, "not_varied": result.left_out, "made": made,
         "share": round(made / max(written, 1), 4), "digest": result.grown.digest(), "ways": [w.figures() for w in result.grown.ways],

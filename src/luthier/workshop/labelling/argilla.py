@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.feedback.schema import asked
 from luthier.workshop.labelling.opinions import Opinions, value_of
-from luthier.workshop.labelling.question import Form, Question, Span
+from luthier.workshop.labelling.question import KEPT_AS, Form, Question, Span
 
 if TYPE_CHECKING:
     from luthier.workshop.labelling.exchange import Brought
@@ -35,6 +35,14 @@ class Response(NamedTuple):
     status: str
 
 
+class Own(NamedTuple):
+    """What Argilla has no place for: names by user, the form of each question, and who passed over it."""
+
+    people: dict[str, str]
+    forms: dict[str, Form]
+    skipped: dict[str, list[str]]
+
+
 def read(record: Mapping[str, Any], found: Brought, *, annotator: str, column: str | None, text: bool) -> None:
     """Add the answers of a record. Drafts are left out; what was discarded is a row passed over."""
     from luthier.workshop.labelling.exchange import text_content
@@ -43,9 +51,7 @@ def read(record: Mapping[str, Any], found: Brought, *, annotator: str, column: s
     if isinstance(content, str):
         found.left_out[f"a record with {content}"] += 1
         return
-    own = _own(record.get("metadata"))
-    people: dict[str, str] = own.get("people", {})
-    forms: dict[str, Form] = own.get("forms", {})
+    people, forms, skips = _own(record.get("metadata"))
     for response in _responses(record.get("responses")):
         who = people.get(response.user, response.user) or annotator
         if response.status == "draft":
@@ -59,7 +65,7 @@ def read(record: Mapping[str, Any], found: Brought, *, annotator: str, column: s
             response = Response(name, one.get("value"), "", "submitted")
             who, more = agent.removeprefix(DECIDED), {"adjudicated": True}
             _add(found, content, response, who, form="text" if text else forms.get(name), more=more)
-    for name, skipped in own.get("skipped", {}).items():
+    for name, skipped in skips.items():
         for who in skipped:
             found.add(content, forms[name], (), annotator=who, name=name, skipped=True)
 
@@ -104,11 +110,19 @@ def _status(given: Mapping[str, Any]) -> str:
     return str(given.get("status") or "submitted")
 
 
-def _own(metadata: Any) -> dict[str, Any]:
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        found = json.loads(metadata["luthier"]) if "luthier" in metadata else {}
-        return found if isinstance(found, dict) else {}
-    return {}
+def _own(metadata: Any) -> Own:
+    """What of the metadata is ours; of what somebody has changed, the parts that can still be read."""
+    told = None
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        told = json.loads(metadata["luthier"])
+
+    def part(name: str) -> dict[str, Any]:
+        held = told.get(name) if isinstance(told, dict) else None
+        return held if isinstance(held, dict) else {}
+
+    forms: dict[str, Form] = {name: form for name, form in part("forms").items() if form in tuple(KEPT_AS)}
+    skipped = {n: [w for w in who if isinstance(w, str)] for n, who in part("skipped").items() if n in forms and isinstance(who, list)}
+    return Own({user: name for user, name in part("people").items() if isinstance(name, str)}, forms, skipped)
 
 
 def record(found: Opinions, question: Question, number: int) -> dict[str, Any]:

@@ -39,11 +39,20 @@ class Brought:
         question = Question(form, tuple(value) if form == "classes" else (), several=True, named=None if name == NAMES[form] else name)
         try:
             payload = question.skipped() if more.get("skipped") else question.payload(value)
-            self.said.append(
-                Said("label", content, checked_name(annotator), {**payload, **{k: v for k, v in more.items() if v not in (None, False)}})
-            )
         except LuthierError as error:
-            self.left_out[str(error).partition("\n")[0]] += 1
+            self._leave_out(error)
+        else:
+            self.say(Said("label", content, annotator, {**payload, **{k: v for k, v in more.items() if v not in (None, False)}}))
+
+    def say(self, said: Said) -> None:
+        """Note what was said by somebody who has a name."""
+        try:
+            self.said.append(said._replace(annotator=checked_name(said.annotator)))
+        except LuthierError as error:
+            self._leave_out(error)
+
+    def _leave_out(self, error: LuthierError) -> None:
+        self.left_out[str(error).partition("\n")[0]] += 1
 
 
 def bring(path: Path, store: Store, *, annotator: str | None = None, column: str | None = None, text: bool = False) -> Brought:

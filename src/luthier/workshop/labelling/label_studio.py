@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from luthier.feedback.store import Entry, Said, checked_name, judged
+from luthier.feedback.store import Entry, Said, judged
 from luthier.workshop.labelling.opinions import Opinions, value_of
 from luthier.workshop.labelling.question import Form, Question, Span, text_of
 
@@ -34,12 +34,13 @@ def read(task: Mapping[str, Any], found: Brought, *, annotator: str, column: str
         told = annotation.get("luthier")
         own: dict[str, Any] = told if isinstance(told, dict) else {}
         who = str(own.get("annotator") or _who(annotation.get("completed_by")) or annotator)
-        results = [r for r in annotation.get("result") or [] if isinstance(r, dict) and isinstance(r.get("value"), dict)]
+        results = [r for r in _listed(annotation.get("result")) if isinstance(r, dict) and isinstance(r.get("value"), dict)]
         by_control: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for result in results:
             by_control.setdefault((str(result.get("from_name")), str(result.get("type"))), []).append(result)
-        if not by_control and "form" in own:
-            by_control[str(own.get("question") or ""), next(k for k, v in CONTROLS.items() if v == own["form"])] = []
+        kind = next((k for k, v in CONTROLS.items() if v == own.get("form") and v != "pairs"), None)
+        if not by_control and kind is not None:
+            by_control[str(own.get("question") or ""), kind] = []
         if not by_control:
             found.left_out["an annotation without a result"] += 1
         more = {
@@ -78,12 +79,14 @@ def _add(
     values = [r["value"] for r in results]
     value: Any
     if form == "spans":
-        value = spans_of([{**v, "label": next(iter(v.get(kind) or v.get("labels") or []), None)} for v in values], content["text"])
+        value = spans_of(
+            [{**v, "label": next(iter(_listed(v.get(kind)) or _listed(v.get("labels"))), None)} for v in values], content["text"]
+        )
         if isinstance(value, str):
             found.left_out[value] += 1
             return
     elif form == "classes":
-        value = [str(c) for v in values for c in v.get("choices") or []]
+        value = [str(c) for v in values for c in _listed(v.get("choices"))]
     else:
         value = "\n".join(str(t) for v in values for t in (v["text"] if isinstance(v.get("text"), list) else [v.get("text", "")]))
     found.add(content, form, value, annotator=who, name=name, **more)
@@ -99,7 +102,12 @@ def _pair(task: Mapping[str, Any], found: Brought, value: Mapping[str, Any], *, 
     content = judged(str(data.get("prompt", "")), *texts)
     better = texts[0] if value["selected"] == "left" else texts[1]
     timed = {} if more["seconds"] is None else {"seconds": more["seconds"]}
-    found.said.append(Said("choice", content, checked_name(who), {"picked": content["answers"].index(better), **timed}))
+    found.say(Said("choice", content, who, {"picked": content["answers"].index(better), **timed}))
+
+
+def _listed(given: Any) -> list[Any]:
+    """A list as a tool writes it; nothing for what is none."""
+    return given if isinstance(given, list) else []
 
 
 def _who(completed_by: Any) -> str | None:

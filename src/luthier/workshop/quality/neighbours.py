@@ -35,10 +35,10 @@ def neighbours(vectors: NDArray[np.float32], *, k: int, among: NDArray[np.float3
     if len(pool) > MOST:
         places = np.sort(np.random.default_rng(seed).choice(len(pool), MOST, replace=False))
     searched = np.ascontiguousarray(pool[places].T)
-    k = min(k, len(places) - (among is None))
+    k = max(0, min(k, len(places) - (among is None)))
     rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
     step = max(1, BLOCK_BYTES // (4 * max(1, len(places))))
-    for start in range(0, len(vectors) if k > 0 else 0, step):
+    for start in range(0, len(vectors) if k else 0, step):
         block = vectors[start : start + step] @ searched
         if among is None:
             block[places[None, :] == np.arange(start, start + len(block))[:, None]] = -np.inf
