@@ -113,6 +113,7 @@ BAD = [
     ("ranked", {"prompt": "q", "completions": ["a"]}, "not a list of two or more"),
     ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [1]}, "not a list of 2 numbers"),
     ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [1, "nan"]}, "finite numbers"),
+    ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [1, 10**400]}, "finite numbers"),
     ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [2, 2]}, "rated alike"),
     ("ranked", {"prompt": "q", "completions": ["a", "a"]}, "completion 1 equals completion 2"),
 ]  # fmt: skip

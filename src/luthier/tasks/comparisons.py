@@ -268,6 +268,6 @@ def _ratings(given: Any, count: int, threshold: float | None) -> tuple[float, ..
 def _number(value: Any) -> float | None:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None

@@ -120,7 +120,7 @@ class Reward(Chat):
             margin = row.values.get(options.margin)
             try:
                 found = found._replace(margin=float(margin))  # type: ignore[arg-type]
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 return f"margin: {margin!r} is no number"
             if not 0 <= found.margin < math.inf:
                 return f"margin: {margin!r} is not 0 or more"
