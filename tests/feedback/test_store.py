@@ -12,7 +12,7 @@ import time
 import pytest
 
 from luthier.errors import DataError, LuthierError
-from luthier.feedback import Said, Store, judged
+from luthier.feedback import Said, Store, judged, training_rows
 from luthier.feedback.schema import APPLICATION
 
 WRITER = """
@@ -160,9 +160,8 @@ def test_an_altered_store_is_told_to_be_damaged(text, altered, tmp_path):
     with Store(path) as store:
         store.append("choice", judged("q", "a", "b"), annotator="ada", payload={"picked": 0})
     path.write_bytes(path.read_bytes().replace(text, altered))
-    with pytest.raises(DataError, match="is damaged") as caught, Store(path) as store:
-        store.entries()
-        store.contents()
+    with Store(path) as store, pytest.raises(DataError, match="is damaged") as caught:
+        training_rows(store, "pairs")
     assert "recover" in str(caught.value.fault.remedy)
 
 
