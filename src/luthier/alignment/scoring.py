@@ -49,15 +49,18 @@ class _Graded:
 class Scorer:
     """The rewards of a recipe, ready. Use it as a context, or close it."""
 
-    def __init__(self, options: Sequence[RewardOptions], *, folder: Path) -> None:
-        """Make each reward. `folder` is the recipe's. Raises RewardError, with its path in the recipe, for one that cannot be had."""
-        self.options = list(options)
+    def __init__(self, options: Sequence[RewardOptions], *, folder: Path, where: str = "task.rewards") -> None:
+        """Make each reward. `folder` is the recipe's, `where` the list's path in it.
+
+        Raises RewardError, with its path in the recipe, for one that cannot be had.
+        """
+        self.options, self._where = list(options), where
         self._rewards: list[Any] = []
         self._succeeded = [False] * len(self.options)
         try:
             for i, section in enumerate(self.options):
-                where = f"task.rewards.{i}"
-                self._rewards.append(REWARDS.load(section.type, where=where)(section, folder=folder, where=where))
+                place = f"{where}.{i}"
+                self._rewards.append(REWARDS.load(section.type, where=place)(section, folder=folder, where=place))
         except BaseException:
             self.close()
             raise
@@ -150,7 +153,7 @@ class Scorer:
         advice += ["mend the reward, or take it out"] if never else ["mend the reward, or raise its max_fault_share"]
         raise RewardError(
             f"the reward {section.label} failed on {failed} of {count} completions; first: {graded.reasons[0]}",
-            where=f"task.rewards.{i}",
+            where=f"{self._where}.{i}",
             remedy="; ".join(advice),
         )
 
