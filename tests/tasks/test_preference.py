@@ -6,6 +6,7 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from luthier.recipe.sections import Data
 from luthier.recipe.tasks.preference import PreferenceOptions
 from luthier.runs.store import every
 from luthier.tasks.judging import Figures
-from luthier.tasks.preference import Preference
+from luthier.tasks.preference import Preference, elsewhere
 from luthier.workflow import reference
 from luthier.workflow.events import Note
 from luthier.workflow.fit import Fit
@@ -160,6 +161,26 @@ def test_a_tree_shares_what_comes_before_the_answers_and_changes_no_token():
             len(stem)
             == len(known(known.apply_chat_template(one.target.prompt, tokenize=False, add_generation_prompt=True))["input_ids"]) - 1
         )
+
+
+def test_in_kto_the_other_answer_is_one_to_another_prompt_and_no_row_suffers_for_another():
+    known = talk.tokenizer(TEMPLATE)
+    asked = ["one", "two", "two", "two", "three", "one"]
+    task = made("unpaired", loss="kto")
+    rows = [{"prompt": q, "completion": f"said {i}", "label": i % 2} for i, q in enumerate(asked)]
+    rows[4]["completion"] = "said <|im_end|>"
+    records = [task.record(Row(r, "f", i)) for i, r in enumerate(rows)]
+    found = task.encode(records, known, config=None, max_length=400)
+    assert list(found.rejected) == [4]
+    others = []
+    for example in found.tokens.examples():
+        labels = example["labels"][example["branch"] == -1]
+        others.append(known.decode(labels[labels != UNGRADED]).removesuffix("<|im_end|>"))
+    assert others == ["said 3", "said 0", "said 0", "said 0", "said 3"]
+    assert found.counts["rows"] == 5  # not the answers, of which the finding on cut ones speaks
+    assert elsewhere(records[1:4]) == [2, 0, 1]
+    alone = task.encode(records[:1], known, config=None, max_length=400).tokens.examples()[0]
+    assert np.array_equal(alone["input_ids"][alone["branch"] == 1], alone["input_ids"][alone["branch"] == -1])
 
 
 def figures(sums: list[list[float]], ranks: list[list[int]], reference: float = 0.0) -> Figures:
