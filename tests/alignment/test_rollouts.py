@@ -18,13 +18,17 @@ import transformers as hf
 import yaml
 
 import luthier
+from luthier.alignment.scoring import Scorer
 from luthier.alignment.watch import Watch
+from luthier.data.prepare import Record
 from luthier.errors import Interrupted, LuthierError
 from luthier.evaluation.learning import signs
 from luthier.models.adapters.method import trained
 from luthier.models.value import NAME
 from luthier.recipe import load_recipe
+from luthier.recipe.sections import Data
 from luthier.recipe.tasks.policy import PolicyOptions
+from luthier.tasks.policy import Policy, Question
 from luthier.workflow import policy
 from luthier.workflow.build import build
 from luthier.workflow.events import Note, silent
@@ -139,13 +143,37 @@ def test_what_is_learned_from_is_what_was_drawn(asking):
 
 
 def test_answers_without_a_score_are_left_out_and_counted(asking):
-    asking["task"] |= {"rewards": [{"type": "function", "function": "judges:sometimes"}]}
+    asking["task"] |= {"rewards": [{"type": "function", "function": "judges:sometimes"}, {"type": "json_schema", "weight": 0}]}
     asking["evaluation"]["written"] = 0
     asking["evaluation"]["metric"] = "loss"
     notes: list[str] = []
     run = luthier.train(asking, listener=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
     assert set(figures(run, "unscored")) == {0.5}  # the first and the fourth of four
     assert any("could not be judged: function: gave no score" in n for n in notes)
+    assert {"reward_function", "reward_json_schema", "reward_json_schema.parsed", "reward_json_schema.valid"} <= run.lines("log.jsonl")[0][
+        "parts"
+    ].keys()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        (["length"], []),
+        ([{"type": "length", "weight": -2}], ["reward_length"]),
+        (["json_schema"], ["reward_json_schema", "reward_json_schema.parsed", "reward_json_schema.valid"]),
+    ],
+)
+def test_each_reward_is_told_as_it_is_without_its_weight(rewards, told):
+    task = Policy(PolicyOptions(rewards=rewards), Data(train=["none"]))
+    assert [n for n in task.told if n.startswith("reward_") and n != "reward_deviation"] == told
+    task.judge = policy.judge_of(Scorer(task.options.rewards, folder=Path()), listener=silent)
+    figures = task.figures(["say it", "7"], [Record("q", None, Question([], None, {}), "f", i) for i in range(2)])
+    found = [dict(zip(task.text_scorer().names, line, strict=True)) for line in figures.tolist()]
+    assert [line["words"] for line in found] == [2, 1]
+    if told == ["reward_length"]:
+        assert [(line["reward"], line["reward_length"]) for line in found] == [(-0.04, 0.02), (-0.02, 0.01)]
+    if len(told) == 3:
+        assert [[line[n] for n in told] for line in found] == [[0, 0, 0], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,7 @@ class Scorer:
     @property
     def names(self) -> tuple[str, ...]:
         """What `parts` has: each reward's name, and behind it `name.part` for those with parts of their own."""
-        pairs = zip(self.options, self._rewards, strict=True)
-        return tuple(name for o, reward in pairs for name in (o.label, *(f"{o.label}.{p}" for p in getattr(reward, "parts", ()))))
+        return tuple(name for o in self.options for name in o.figures)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -115,7 +114,7 @@ class Scorer:
 
     def _graded(self, i: int, asked: Sequence[Asked], k: int) -> _Graded:
         reward, section = self._rewards[i], self.options[i]
-        names = tuple(getattr(reward, "parts", ()))
+        names = section.parts
         scores, parts = np.full((len(asked), k), np.nan), {n: np.full((len(asked), k), np.nan) for n in names}
         reasons: list[str] = []
         remedy = None

@@ -102,9 +102,10 @@ class Policy(Chat):
 
     @property
     def _parts(self) -> tuple[str, ...]:
-        """The rewards' names, where there is more than one."""
+        """What is told of each reward; nothing where all there is is one score, which is the reward as it is."""
         rewards = self.options.rewards
-        return tuple(f"reward_{r.label}" for r in rewards) if len(rewards) > 1 else ()
+        names = [name for r in rewards for name in r.figures]
+        return () if len(names) == 1 and rewards[0].weight == 1 else tuple(f"reward_{name}" for name in names)
 
     def inferred(self) -> list[tuple[str, Any, str]]:
         """What the algorithm decides."""
@@ -300,11 +301,11 @@ class Policy(Chat):
         return Rewarded(("reward", *self._parts, "words"))
 
     def figures(self, texts: Sequence[str], records: Sequence[Record]) -> NDArray[np.float64]:
-        """What each answer earns, in all and by each reward where there are several, and its words; (rows, width)."""
+        """What each answer earns, in all and by each reward where that differs, and its words; (rows, width)."""
         import numpy as np
 
         earned = self.judge([r.target for r in records], [[text] for text in texts])
-        parts = [earned.parts[r.label] for r in self.options.rewards] if self._parts else []
+        parts = [earned.parts[name.removeprefix("reward_")] for name in self._parts]
         words = np.array([[len(text.split())] for text in texts], dtype=np.float64)
         return np.concatenate([earned.total, *parts, words], 1)
 
