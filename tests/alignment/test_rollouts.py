@@ -18,6 +18,7 @@ import transformers as hf
 import yaml
 
 import luthier
+from luthier.alignment.credit import Rollout
 from luthier.alignment.scoring import Scorer
 from luthier.alignment.watch import Watch
 from luthier.data.prepare import Record
@@ -153,6 +154,39 @@ def test_answers_without_a_score_are_left_out_and_counted(asking):
     assert {"reward_function", "reward_json_schema", "reward_json_schema.parsed", "reward_json_schema.valid"} <= run.lines("log.jsonl")[0][
         "parts"
     ].keys()
+
+
+@pytest.mark.parametrize("mean_over", ["sequence", "token"])
+def test_an_update_of_which_nothing_is_kept_tells_its_figures(mean_over, asking):
+    asking["task"] |= {"truncated": "mask", "normalize": mean_over}
+    job, updates = rollouts_of(asking)
+    batch = next(iter(updates)).batches[0]
+    told = dict(zip(job.task.told, batch.targets["told"].tolist(), strict=True))
+    work = job.task.loss(job.loaded.layout)
+    some = work(job.loaded.model, batch)
+    batch.targets["keep"].zero_()
+    none = work(job.loaded.model, batch)
+    assert none.sum.item() == 0.0 < none.weight < 1e-3
+    for name in ("reward", "length", "truncated", "zero_variance"):
+        assert none.parts[name] / none.weight == pytest.approx(told[name])
+    assert none.parts["entropy"] / none.weight == pytest.approx(
+        some.parts["entropy"] / some.weight, rel=0.2
+    )  # not 0, which would stop a run
+
+
+def test_what_tells_answers_apart_may_be_the_penalty_or_another_round(asking):
+    drawn = Rollout(0, [[1], [2]], [True, False], [0.5, 0.5], {})
+    assert drawn.uniform(PolicyOptions(rewards=["length"]))
+    assert not drawn.uniform(PolicyOptions(rewards=["length"], truncation_penalty=0.1))
+    asking["task"] |= {"algorithm": "ppo", "completions": 1}
+    asking["training"]["batch_size"] = 1
+    _, updates = rollouts_of(asking)
+    for value in (0.25, float("nan"), 0.25):
+        updates._rollouts = [Rollout(0, [[1]], [True], [value], {})]
+        assert updates._nothing_told()
+    updates.load_state_dict(json.loads(json.dumps(updates.state_dict())))
+    updates._rollouts = [Rollout(0, [[1]], [True], [0.5], {})]
+    assert not updates._nothing_told()
 
 
 @pytest.mark.parametrize(

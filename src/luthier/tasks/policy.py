@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from luthier.recipe.tasks.policy import PolicyOptions
 
 
+NOTHING = 1e-6
+"""What a batch weighs of which all answers are left out: its figures are told all the same."""
+
+
 class Question(NamedTuple):
     """What is asked, the tools that may be called, and the row that it comes from, for rewards to look at."""
 
@@ -277,8 +281,9 @@ class Policy(Chat):
             else:
                 share = keep / (size[owner] if options.mean_over == "sequence" else options.max_new_tokens)
                 weight = float((keep.new_zeros(answers).index_add(0, owner, keep) > 0).sum())
-            tokens = float(keep.sum()) or 1.0
-            parts = {name: float((value * keep).sum()) / tokens * weight for name, value in figures.items()}
+            weight = weight or NOTHING
+            seen = keep if float(keep.sum()) else torch.ones_like(keep)
+            parts = {name: float((value * seen).sum()) / float(seen.sum()) * weight for name, value in figures.items()}
             if "told" in known:
                 parts = {n: float(v) * weight for n, v in zip(self.told, known["told"].tolist(), strict=True)} | parts
             return Loss((each * share).sum(), weight, parts)
