@@ -33,6 +33,7 @@ from luthier.tasks.policy import Policy, Question
 from luthier.workflow import policy
 from luthier.workflow.build import build
 from luthier.workflow.events import Note, silent
+from luthier.workflow.memory import memory
 from luthier.workflow.stream import stream
 from tests import tiny
 from tests.workflow.test_resume import endings, newest_run, stopping_at
@@ -273,6 +274,8 @@ def test_a_value_head_trains_and_is_in_checkpoints(asking):
     asking["task"]["algorithm"] = "ppo"
     job, _ = rollouts_of(asking)
     assert {f"{NAME}.weight", f"{NAME}.bias"} <= set(trained(job.loaded.model))
+    foretold = memory(load_recipe(asking)).footprint  # the value's head is part of what has to fit
+    assert foretold.trainable == sum(p.numel() for p in job.loaded.model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(
