@@ -248,7 +248,7 @@ def test_the_reward_reads_code_and_tests():
 
 
 @pytest.mark.parametrize(
-    ("tests", "said"), [("x = 1", "no tests in 'tests'"), ("assert (", "not Python"), (3, "are 'int' object"), (["assert ("], "not Python")]
+    ("tests", "said"), [("x = 1", "no tests in 'tests'"), ("assert (", "not Python"), (3, "holds 3, neither"), (["assert ("], "not Python")]
 )
 def test_rows_without_tests_have_no_score(tests, said):
     from luthier.alignment.rewards.reward import Asked

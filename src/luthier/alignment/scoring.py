@@ -162,6 +162,8 @@ def _one(reward: Any, asked: Asked, timeout: float) -> Marks | Exception:
         found = within(timeout, lambda: reward(asked.prompt, asked.completions, asked.row))
     except Overrun:
         return RewardError(f"took longer than {timeout:g} s", remedy="make it faster, or raise its timeout")
+    except SystemExit as error:  # of the reward alone, and not the end of a training
+        return RewardError(f"SystemExit: {error}", remedy="let it return None where it has no score")
     except Exception as error:  # whatever a reward raises is counted, with its reason
         return error
     return found if isinstance(found, Marks) else Marks(found)
