@@ -268,6 +268,11 @@ def test_a_missing_column_is_named(asking):
     with pytest.raises(LuthierError, match="there is no column 'right'") as caught:
         build(load_recipe(asking))
     assert caught.value.fault.where == "task.rewards.0.column"
+    asking["task"] |= {"rewards": ["length"], "columns": {"system": "sistem"}}
+    with pytest.raises(LuthierError, match="there is no column 'sistem'") as caught:
+        build(load_recipe(asking))
+    assert caught.value.fault.where == "task.columns.system"
+    assert "task.columns.system" in str(caught.value.fault.remedy)
 
 
 def test_a_value_head_trains_and_is_in_checkpoints(asking):

@@ -16,9 +16,11 @@ from luthier.data.tokens import UNGRADED
 from luthier.errors import DataError, Interrupted, RecipeError
 from luthier.recipe.sections import Data
 from luthier.recipe.tasks.preference import PreferenceOptions
+from luthier.recipe.tasks.reward import RewardOptions
 from luthier.runs.store import every
 from luthier.tasks.judging import Figures
 from luthier.tasks.preference import Preference, elsewhere
+from luthier.tasks.reward import Reward
 from luthier.workflow import reference
 from luthier.workflow.events import Note
 from luthier.workflow.fit import Fit
@@ -161,6 +163,25 @@ def test_a_tree_shares_what_comes_before_the_answers_and_changes_no_token():
             len(stem)
             == len(known(known.apply_chat_template(one.target.prompt, tokenize=False, add_generation_prompt=True))["input_ids"]) - 1
         )
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"ratings": "raitings"}, "no column 'raitings'(.|\n)*did you mean 'ratings'"),
+        ({"system": "sistem"}, "no column 'sistem'"),
+        ({"chosen": "completions"}, "columns.chosen is not read by the format ranked"),
+    ],
+)
+@pytest.mark.parametrize("task", [Preference, Reward])
+def test_columns_that_are_not_there_or_not_read_are_refused(columns, reason, task):
+    rows = Rows([Row({"prompt": "q", "completions": ["a", "b"], "ratings": [1, 2]}, "f", 1)], [], [])
+    options = {Preference: PreferenceOptions, Reward: RewardOptions}[task](columns=columns)
+    if task is Reward and "chosen" in columns:  # read where pairs are judged
+        assert task.plan(options, Data(train=["none"]), {"train": rows}).format == "ranked"
+        return
+    with pytest.raises(DataError, match=reason):
+        task.plan(options, Data(train=["none"]), {"train": rows})
 
 
 def test_in_kto_the_other_answer_is_one_to_another_prompt_and_no_row_suffers_for_another():

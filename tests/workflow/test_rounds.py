@@ -96,6 +96,7 @@ def test_people_judge_between_the_draws_and_the_training(looping, tmp_path):
         ({"rounds": {"count": 1}}, "nobody rates"),
         ({"rounds": {"store": "x.db", "answers": 3}}, "people judge two answers at a time"),
         ({"task": {"type": "chat"}}, "is for the task preference"),
+        ({"task": {"type": "preference", "threshold": 3, "columns": {"chosen": "c"}}}, "task.columns.chosen: is not read in rounds"),
     ],
 )
 def test_what_cannot_be_a_loop_is_refused(change, message, looping):

@@ -82,16 +82,18 @@ class Policy(Chat):
                 raise DataError(
                     f"there is no column {name!r}; the columns are {', '.join(map(repr, list(known)[:12]))}",
                     where=where,
-                    remedy="name the right one, e.g. task.columns: {prompt: question}",
+                    remedy=f"name the right one in {where}",
                 )
         return task
 
     def _wanted(self) -> dict[str, str]:
         """The columns that every row has to have, each with the recipe path that names it."""
-        found = {self.options.columns.get("prompt", "prompt"): "task.columns"}
+        found = {self.options.columns.get("prompt", "prompt"): "task.columns.prompt"}
+        found |= {column: f"task.columns.{role}" for role, column in self.options.columns.items()}
         for place, reward in enumerate(self.options.rewards):
+            field = next((n for n in ("column", "instruction") if hasattr(reward, n)), "type")
             for column in reward.columns:
-                found.setdefault(column, f"task.rewards.{place}.column")
+                found.setdefault(column, f"task.rewards.{place}.{field}")
         return found
 
     @property

@@ -21,7 +21,7 @@ from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
 from luthier.errors import DataError
 from luthier.tasks.branches import LAST, joined, laid, table
 from luthier.tasks.chat import Chat, backend_of, said, tokens_of
-from luthier.tasks.comparisons import Comparison, comparison, recognise
+from luthier.tasks.comparisons import READ, Comparison, comparison, need_named, recognise
 from luthier.tasks.conversation import Conversation
 from luthier.tasks.judging import Figures, Judge
 from luthier.tasks.template import Renderer
@@ -73,8 +73,11 @@ class Preference(Chat):
             raise DataError("kto wants good and bad answers", where="task.threshold", remedy="say from which rating on an answer is good")
         if found in ("pairs", "openai") and options.threshold is not None:
             raise DataError(f"rows of the format {found} have no ratings", where="task.threshold", remedy="take it out")
-        if faults := options.faults(task.objective):
-            raise DataError("; ".join(faults), where="task", remedy="take it out, or choose another loss")
+        faults = options.faults(task.objective)
+        faults += [f"columns.{role} is not read by the format {found}" for role in options.columns if role not in READ[found]]
+        if faults:
+            raise DataError("; ".join(faults), where="task", remedy="take it out, or choose another loss or format")
+        need_named(options.columns, found, rows.values())
         return task
 
     @property

@@ -36,6 +36,8 @@ from luthier.workflow.policy import judge_of
 
 Array = NDArray[np.float64]
 FILE = "rounds.json"
+ASKS = ("prompt", "system", "tools")
+"""What a row of prompts holds."""
 
 
 class Pairs(NamedTuple):
@@ -54,8 +56,12 @@ def asking(resolved: Resolved) -> Resolved:
         raise RecipeError([Fault(f"is for the task preference, not {recipe.task.type}", "rounds", "set task.type: preference")])
     if recipe.model.from_scratch is not None:
         raise RecipeError([Fault("begin from a model that writes already", "rounds", "give model.name, such as starter")])
+    unread = [f"task.{n}" for n in ("format", "threshold") if n in recipe.task.model_fields_set]
+    unread += [f"task.columns.{n}" for n in recipe.task.columns if n not in ASKS]  # type: ignore[attr-defined]
+    if unread:
+        raise RecipeError([Fault("is not read in rounds, whose rows are prompts", where, "take it out") for where in unread])
     known = recipe.model_dump(mode="json", exclude_unset=True)
-    columns = {n: c for n, c in recipe.task.columns.items() if n in ("prompt", "system", "tools")}  # type: ignore[attr-defined]
+    columns = {n: c for n, c in recipe.task.columns.items() if n in ASKS}  # type: ignore[attr-defined]
     rewards: list[Any] = [r.model_dump(mode="json", exclude_unset=True) | {"type": r.type} for r in rounds.rewards]
     task = {
         "type": "policy",
