@@ -51,6 +51,8 @@ SAME = [
     ("pairs", {"prompt": "Hello there", "chosen": [*ASKED, *said("yes")], "rejected": [*ASKED, *said("no")]}),
     ("pairs", {"chosen": [*ASKED, *said("yes")], "rejected": [*ASKED, *said("no")]}),
     ("pairs", {"chosen": f"{TURNS}yes", "rejected": f"{TURNS}no"}),
+    ("pairs", {"chosen": f"{TURNS}yes".strip(), "rejected": f"{TURNS}no".strip()}),
+    ("pairs", {"prompt": TURNS.strip(), "chosen": "yes", "rejected": "no"}),
     ("pairs", {"prompt": [{"from": "human", "value": "Hello there"}], "chosen": {"from": "gpt", "value": "yes"}, "rejected": {"from": "gpt", "value": "no"}}),
     ("openai", {"input": {"messages": ASKED}, "preferred_output": said("yes"), "non_preferred_output": said("no")}),
     ("ranked", {"prompt": "Hello there", "completions": ["yes", "no"]}),
@@ -88,6 +90,11 @@ def test_ranked_and_rated_lists():
     assert record({"prompt": "q", "completions": ["a", "b"]}, "ranked", threshold=2) == "has no ratings, which task.threshold is for"
     task = made("ranked")
     assert task.gold([task.record(Row(rated, "f", 1))])[0, :3].tolist() == [0.0, 2.0, 1.0]
+
+
+def test_a_text_that_begins_with_a_name_alone_is_a_text():
+    found = record({"prompt": "Human: a word", "chosen": "Assistant: a helper", "rejected": "b"}, "pairs").target
+    assert (found.prompt[0]["content"], found.answers[0][0]["content"]) == ("Human: a word", "Assistant: a helper")
 
 
 def test_answers_in_json_are_texts_and_messages_in_json_are_messages():

@@ -227,12 +227,23 @@ def _turns(value: Any, role: str) -> list[Any]:
         return value
     if isinstance(value, Mapping):
         return [value]
-    if isinstance(value, str) and SPEAKERS.match(value):
-        parts = SPEAKERS.split(value)[1:]
+    if isinstance(value, str) and (text := _marked(value)):
+        parts = SPEAKERS.split(text)[1:]
         spoken = zip(parts[::2], parts[1::2], strict=True)
         said = [{"role": "user" if who == "Human" else "assistant", "content": text.strip()} for who, text in spoken]
         return said[:-1] if said[-1]["content"] == "" and role == "user" else said
     return [{"role": role, "content": value}]
+
+
+def _marked(value: str) -> str:
+    """A text that marks its turns, from the first mark on; nothing for another.
+
+    The blank line may be missing before the first of several marks.
+    """
+    if SPEAKERS.match(value):
+        return value
+    begun = f"\n\n{value.lstrip()}"
+    return begun if SPEAKERS.match(begun) and SPEAKERS.search(value) else ""
 
 
 def _role(message: Any) -> Any:
