@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from luthier.workflow.build import Job
 
 
+Judging = Callable[[Sequence[Question], Sequence[Sequence[str]]], Scored]
+"""Scores the answers to each question; of each as many."""
 FOLLOWED = 3
 """Prompts whose answers are kept at each evaluation."""
 
@@ -48,7 +50,7 @@ def equip(task: Any, *, folder: Path, listener: Listener) -> None:
     task.judge = judge_of(scorer, listener=listener)
 
 
-def judge_of(scorer: Scorer, *, listener: Listener) -> Callable[[Sequence[Question], Sequence[Sequence[str]]], Scored]:
+def judge_of(scorer: Scorer, *, listener: Listener) -> Judging:
     """What scores answers to questions; faults are told once a kind."""
     told: set[str] = set()
 

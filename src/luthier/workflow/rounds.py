@@ -28,11 +28,10 @@ from luthier.recipe import Resolved, dump, load_recipe
 from luthier.recipe.sections import Model
 from luthier.runs.store import Run, find
 from luthier.security.artifacts import write_json, write_jsonl, write_text
-from luthier.tasks.policy import Judge
 from luthier.workflow.answers import Author, Duel
 from luthier.workflow.dataset import dataset
 from luthier.workflow.events import Listener, Note, Stage
-from luthier.workflow.policy import judge_of
+from luthier.workflow.policy import Judging, judge_of
 
 Array = NDArray[np.float64]
 FILE = "rounds.json"
@@ -143,7 +142,7 @@ def _chosen(records: Sequence[Record], count: int | None, number: int, *, seed: 
     return [records[order[i % len(order)]] for i in range(first, first + count)]
 
 
-def _rated(records: Sequence[Record], model: str, resolved: Resolved, judge: Judge, *, number: int) -> Pairs:
+def _rated(records: Sequence[Record], model: str, resolved: Resolved, judge: Judging, *, number: int) -> Pairs:
     """Answers of the model, in pairs of a better and a worse one."""
     rounds, longest = resolved.recipe.rounds, resolved.recipe.task.max_new_tokens  # type: ignore[attr-defined]
     assert rounds is not None, "there are rounds"
@@ -217,7 +216,7 @@ def _writer(model: str, resolved: Resolved) -> Writer:
     return Writer(source, device=training.device, threads=training.threads, precision="fp32")
 
 
-def _compared(held: Sequence[Record], before: str, after: str, resolved: Resolved, judge: Judge) -> dict[str, Any]:
+def _compared(held: Sequence[Record], before: str, after: str, resolved: Resolved, judge: Judging) -> dict[str, Any]:
     """What the likeliest answers to held-out prompts earn, before and after, with the paired interval of the difference."""
     wish = Sampling(max_new_tokens=resolved.recipe.task.max_new_tokens)  # type: ignore[attr-defined]
     earned: list[Array] = []
