@@ -131,6 +131,7 @@ def test_contains():
     assert totals(section, ["a CAT in new\n york", "cats", "one cat"]) == [1, 0, 0.5]
     assert totals({**section, "case": True}, ["a CAT in New York"]) == [0.5]
     assert totals({"type": "contains", "column": "w", "weight": -2.0}, ["bad", "good"], {"w": "bad"}) == [-2, 0]
+    assert totals({"type": "contains", "column": "w"}, ["in 1984", "in 84"], {"w": 1984}) == [1, 0]
 
 
 def test_json_by_a_schema(tmp_path):

@@ -18,16 +18,22 @@ import transformers as hf
 import yaml
 
 import luthier
+from luthier.alignment.credit import Rollout
+from luthier.alignment.scoring import Scorer
 from luthier.alignment.watch import Watch
+from luthier.data.prepare import Record
 from luthier.errors import Interrupted, LuthierError
 from luthier.evaluation.learning import signs
 from luthier.models.adapters.method import trained
 from luthier.models.value import NAME
 from luthier.recipe import load_recipe
+from luthier.recipe.sections import Data
 from luthier.recipe.tasks.policy import PolicyOptions
+from luthier.tasks.policy import Policy, Question
 from luthier.workflow import policy
 from luthier.workflow.build import build
 from luthier.workflow.events import Note, silent
+from luthier.workflow.memory import memory
 from luthier.workflow.stream import stream
 from tests import tiny
 from tests.workflow.test_resume import endings, newest_run, stopping_at
@@ -139,13 +145,70 @@ def test_what_is_learned_from_is_what_was_drawn(asking):
 
 
 def test_answers_without_a_score_are_left_out_and_counted(asking):
-    asking["task"] |= {"rewards": [{"type": "function", "function": "judges:sometimes"}]}
+    asking["task"] |= {"rewards": [{"type": "function", "function": "judges:sometimes"}, {"type": "json_schema", "weight": 0}]}
     asking["evaluation"]["written"] = 0
     asking["evaluation"]["metric"] = "loss"
     notes: list[str] = []
     run = luthier.train(asking, listener=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
     assert set(figures(run, "unscored")) == {0.5}  # the first and the fourth of four
     assert any("could not be judged: function: gave no score" in n for n in notes)
+    assert {"reward_function", "reward_json_schema", "reward_json_schema.parsed", "reward_json_schema.valid"} <= run.lines("log.jsonl")[0][
+        "parts"
+    ].keys()
+
+
+@pytest.mark.parametrize("mean_over", ["sequence", "token"])
+def test_an_update_of_which_nothing_is_kept_tells_its_figures(mean_over, asking):
+    asking["task"] |= {"truncated": "mask", "normalize": mean_over}
+    job, updates = rollouts_of(asking)
+    batch = next(iter(updates)).batches[0]
+    told = dict(zip(job.task.told, batch.targets["told"].tolist(), strict=True))
+    work = job.task.loss(job.loaded.layout)
+    some = work(job.loaded.model, batch)
+    batch.targets["keep"].zero_()
+    none = work(job.loaded.model, batch)
+    assert none.sum.item() == 0.0 < none.weight < 1e-3
+    for name in ("reward", "length", "truncated", "zero_variance"):
+        assert none.parts[name] / none.weight == pytest.approx(told[name])
+    assert none.parts["entropy"] / none.weight == pytest.approx(
+        some.parts["entropy"] / some.weight, rel=0.2
+    )  # not 0, which would stop a run
+
+
+def test_what_tells_answers_apart_may_be_the_penalty_or_another_round(asking):
+    drawn = Rollout(0, [[1], [2]], [True, False], [0.5, 0.5], {})
+    assert drawn.uniform(PolicyOptions(rewards=["length"]))
+    assert not drawn.uniform(PolicyOptions(rewards=["length"], truncation_penalty=0.1))
+    asking["task"] |= {"algorithm": "ppo", "completions": 1}
+    asking["training"]["batch_size"] = 1
+    _, updates = rollouts_of(asking)
+    for value in (0.25, float("nan"), 0.25):
+        updates._rollouts = [Rollout(0, [[1]], [True], [value], {})]
+        assert updates._nothing_told()
+    updates.load_state_dict(json.loads(json.dumps(updates.state_dict())))
+    updates._rollouts = [Rollout(0, [[1]], [True], [0.5], {})]
+    assert not updates._nothing_told()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        (["length"], []),
+        ([{"type": "length", "weight": -2}], ["reward_length"]),
+        (["json_schema"], ["reward_json_schema", "reward_json_schema.parsed", "reward_json_schema.valid"]),
+    ],
+)
+def test_each_reward_is_told_as_it_is_without_its_weight(rewards, told):
+    task = Policy(PolicyOptions(rewards=rewards), Data(train=["none"]))
+    assert [n for n in task.told if n.startswith("reward_") and n != "reward_deviation"] == told
+    task.judge = policy.judge_of(Scorer(task.options.rewards, folder=Path()), listener=silent)
+    figures = task.figures(["say it", "7"], [Record("q", None, Question([], None, {}), "f", i) for i in range(2)])
+    found = [dict(zip(task.text_scorer().names, line, strict=True)) for line in figures.tolist()]
+    assert [line["words"] for line in found] == [2, 1]
+    if told == ["reward_length"]:
+        assert [(line["reward"], line["reward_length"]) for line in found] == [(-0.04, 0.02), (-0.02, 0.01)]
+    if len(told) == 3:
+        assert [[line[n] for n in told] for line in found] == [[0, 0, 0], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -205,12 +268,19 @@ def test_a_missing_column_is_named(asking):
     with pytest.raises(LuthierError, match="there is no column 'right'") as caught:
         build(load_recipe(asking))
     assert caught.value.fault.where == "task.rewards.0.column"
+    asking["task"] |= {"rewards": ["length"], "columns": {"system": "sistem"}}
+    with pytest.raises(LuthierError, match="there is no column 'sistem'") as caught:
+        build(load_recipe(asking))
+    assert caught.value.fault.where == "task.columns.system"
+    assert "task.columns.system" in str(caught.value.fault.remedy)
 
 
 def test_a_value_head_trains_and_is_in_checkpoints(asking):
     asking["task"]["algorithm"] = "ppo"
     job, _ = rollouts_of(asking)
     assert {f"{NAME}.weight", f"{NAME}.bias"} <= set(trained(job.loaded.model))
+    foretold = memory(load_recipe(asking)).footprint  # the value's head is part of what has to fit
+    assert foretold.trainable == sum(p.numel() for p in job.loaded.model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(

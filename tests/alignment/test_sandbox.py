@@ -158,6 +158,18 @@ def test_files_elsewhere_can_be_neither_written_nor_read_where_they_are_secret(t
     assert run(f"{RIGHT}open('here', 'w').write('x')") == 2
 
 
+def test_of_devices_there_are_those_alone_that_reach_nothing():
+    if not closed():
+        pytest.skip("no mount namespace on this machine")
+    harmless = ["full", "null", "random", "urandom", "zero"]
+    assert run(f"{RIGHT}import os\nif sorted(os.listdir('/dev')) != {harmless!r}: os._exit(1)") == 2
+    assert (
+        run(f"{RIGHT}import os\nif open('/dev/zero', 'rb').read(1) + os.urandom(1) == b'': os._exit(1)\nopen('/dev/null', 'w').write('x')")
+        == 2
+    )
+    assert run(f"{RIGHT}open('/dev/new', 'w')") == 0
+
+
 def test_the_sum_of_files_is_limited():
     if not closed():
         pytest.skip("no mount namespace on this machine")
@@ -236,7 +248,7 @@ def test_the_reward_reads_code_and_tests():
 
 
 @pytest.mark.parametrize(
-    ("tests", "said"), [("x = 1", "no tests in 'tests'"), ("assert (", "not Python"), (3, "are 'int' object"), (["assert ("], "not Python")]
+    ("tests", "said"), [("x = 1", "no tests in 'tests'"), ("assert (", "not Python"), (3, "holds 3, neither"), (["assert ("], "not Python")]
 )
 def test_rows_without_tests_have_no_score(tests, said):
     from luthier.alignment.rewards.reward import Asked

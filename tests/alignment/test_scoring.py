@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from typing import ClassVar
 
@@ -57,6 +58,7 @@ def test_nothing_asked_is_nothing_scored(tmp_path):
     ("work", "reason"),
     [
         (lambda texts: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda texts: sys.exit(3), "SystemExit: 3"),
         (lambda texts: [math.nan] * len(texts), "gave nan"),
         (lambda texts: [math.inf] * len(texts), "gave inf"),
         (lambda texts: [1.0], "gave 1 scores for 2 completions"),
@@ -117,13 +119,14 @@ def test_a_missing_column_is_named_with_those_there_are():
 def test_a_function_can_change_nothing():
     def greedy(prompt, completions, row):
         prompt[0]["content"] = row["answer"] = completions[0] = "changed"
+        row["words"].append("changed")
         return [float(completions[0] == "changed")]
 
     RULE.append(greedy)
-    group = Asked([{"role": "user", "content": "say it"}], ["a"], {"answer": "b"})
+    group = Asked([{"role": "user", "content": "say it"}], ["a"], {"answer": "b", "words": ["x"]})
     with Scorer(options(OWN, "exact"), folder=None) as scorer:
         assert scorer.score([group]).total.tolist() == [[1.0]]
-    assert group == Asked([{"role": "user", "content": "say it"}], ["a"], {"answer": "b"})
+    assert group == Asked([{"role": "user", "content": "say it"}], ["a"], {"answer": "b", "words": ["x"]})
 
 
 def test_an_expression_that_never_ends_is_stopped():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from luthier.data.rows import Row
+from luthier.errors import DataError
 from luthier.feedback import FORMS, Said, Store, alpha, judged, kappa, people, training_rows
 from luthier.tasks.comparisons import comparison, recognise
 from luthier.tasks.conversation import conversation
@@ -69,6 +70,17 @@ def test_ratings_make_ranked_and_unpaired_rows(store):
     assert all(not isinstance(conversation(r, "messages", names={}, system=None), str) for r in talks.rows)
 
 
+def test_a_threshold_that_says_nothing_is_refused(store):
+    store.extend([rating("q", "good", 5), choice("c", 1)])
+    for form, threshold, message in (
+        ("pairs", 4, "not read by the form pairs"),
+        ("ranked", 4, "not read"),
+        ("unpaired", math.nan, "no rating"),
+    ):
+        with pytest.raises(DataError, match=message):
+            training_rows(store, form, threshold=threshold)
+
+
 def test_what_contradicts_itself_is_left_out(store):
     store.extend(
         [
@@ -101,7 +113,7 @@ def test_every_judgement_is_used_or_left_out_for_one_reason(said):
             Said(kind, judged(p, "a") if kind == "rating" else judged(p, "a", "b"), who, payloads[kind][n]) for p, who, kind, n in said
         )
         for form in FORMS:
-            for threshold in (None, 2.0):
+            for threshold in (None,) if form in ("pairs", "ranked") else (None, 2.0):
                 found = training_rows(store, form, threshold=threshold)
                 assert found.judgements == len(store.entries()) == found.used + sum(found.left_out.values())
                 assert all(set(r) == {c.strip() for c in FORMS[form].split(",")} for r in found.rows)

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from luthier.errors import DataError, LuthierError
-from luthier.feedback import Said, Store, judged
+from luthier.feedback import Said, Store, judged, training_rows
 from luthier.feedback.schema import APPLICATION
 
 WRITER = """
@@ -89,6 +89,7 @@ def test_the_tables_refuse_every_change_whoever_asks(store, statement):
         ("choice", {"picked": True}),
         ("rating", {"rating": float("nan")}),
         ("rating", {"rating": "good"}),
+        ("rating", {"rating": 10**400}),
         ("edit", {"text": " ", "of": 0}),
         ("label", {"spans": [{"start": 3, "end": 3, "label": "x"}]}),
         ("chioce", {"picked": 0}),
@@ -149,6 +150,19 @@ def test_foreign_newer_and_broken_files_are_refused_and_left_alone(tmp_path):
         assert caught.value.fault.remedy
         assert before is None or path.read_bytes() == before
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "altered"), [(b'{"picked":0}', b'{"picked":0!'), (b'{"picked":0}', b'{"picke\xff":0}'), (b'"prompt"', b'"prompt!')]
+)
+def test_an_altered_store_is_told_to_be_damaged(text, altered, tmp_path):
+    path = tmp_path / "feedback.db"
+    with Store(path) as store:
+        store.append("choice", judged("q", "a", "b"), annotator="ada", payload={"picked": 0})
+    path.write_bytes(path.read_bytes().replace(text, altered))
+    with Store(path) as store, pytest.raises(DataError, match="is damaged") as caught:
+        training_rows(store, "pairs")
+    assert "recover" in str(caught.value.fault.remedy)
 
 
 def test_a_locked_store_says_so(store, monkeypatch):

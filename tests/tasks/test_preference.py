@@ -6,6 +6,7 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +16,11 @@ from luthier.data.tokens import UNGRADED
 from luthier.errors import DataError, Interrupted, RecipeError
 from luthier.recipe.sections import Data
 from luthier.recipe.tasks.preference import PreferenceOptions
+from luthier.recipe.tasks.reward import RewardOptions
 from luthier.runs.store import every
 from luthier.tasks.judging import Figures
-from luthier.tasks.preference import Preference
+from luthier.tasks.preference import Preference, elsewhere
+from luthier.tasks.reward import Reward
 from luthier.workflow import reference
 from luthier.workflow.events import Note
 from luthier.workflow.fit import Fit
@@ -48,6 +51,8 @@ SAME = [
     ("pairs", {"prompt": "Hello there", "chosen": [*ASKED, *said("yes")], "rejected": [*ASKED, *said("no")]}),
     ("pairs", {"chosen": [*ASKED, *said("yes")], "rejected": [*ASKED, *said("no")]}),
     ("pairs", {"chosen": f"{TURNS}yes", "rejected": f"{TURNS}no"}),
+    ("pairs", {"chosen": f"{TURNS}yes".strip(), "rejected": f"{TURNS}no".strip()}),
+    ("pairs", {"prompt": TURNS.strip(), "chosen": "yes", "rejected": "no"}),
     ("pairs", {"prompt": [{"from": "human", "value": "Hello there"}], "chosen": {"from": "gpt", "value": "yes"}, "rejected": {"from": "gpt", "value": "no"}}),
     ("openai", {"input": {"messages": ASKED}, "preferred_output": said("yes"), "non_preferred_output": said("no")}),
     ("ranked", {"prompt": "Hello there", "completions": ["yes", "no"]}),
@@ -87,6 +92,11 @@ def test_ranked_and_rated_lists():
     assert task.gold([task.record(Row(rated, "f", 1))])[0, :3].tolist() == [0.0, 2.0, 1.0]
 
 
+def test_a_text_that_begins_with_a_name_alone_is_a_text():
+    found = record({"prompt": "Human: a word", "chosen": "Assistant: a helper", "rejected": "b"}, "pairs").target
+    assert (found.prompt[0]["content"], found.answers[0][0]["content"]) == ("Human: a word", "Assistant: a helper")
+
+
 def test_answers_in_json_are_texts_and_messages_in_json_are_messages():
     found = record({"prompt": "Give JSON", "chosen": '{"a": 1}', "rejected": "[2, 3]"}, "pairs").target
     assert [a[0]["content"] for a in found.answers] == ['{"a": 1}', "[2, 3]"]
@@ -113,6 +123,7 @@ BAD = [
     ("ranked", {"prompt": "q", "completions": ["a"]}, "not a list of two or more"),
     ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [1]}, "not a list of 2 numbers"),
     ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [1, "nan"]}, "finite numbers"),
+    ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [1, 10**400]}, "finite numbers"),
     ("ranked", {"prompt": "q", "completions": ["a", "b"], "ratings": [2, 2]}, "rated alike"),
     ("ranked", {"prompt": "q", "completions": ["a", "a"]}, "completion 1 equals completion 2"),
 ]  # fmt: skip
@@ -159,6 +170,45 @@ def test_a_tree_shares_what_comes_before_the_answers_and_changes_no_token():
             len(stem)
             == len(known(known.apply_chat_template(one.target.prompt, tokenize=False, add_generation_prompt=True))["input_ids"]) - 1
         )
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"ratings": "raitings"}, "no column 'raitings'(.|\n)*did you mean 'ratings'"),
+        ({"system": "sistem"}, "no column 'sistem'"),
+        ({"chosen": "completions"}, "columns.chosen is not read by the format ranked"),
+    ],
+)
+@pytest.mark.parametrize("task", [Preference, Reward])
+def test_columns_that_are_not_there_or_not_read_are_refused(columns, reason, task):
+    rows = Rows([Row({"prompt": "q", "completions": ["a", "b"], "ratings": [1, 2]}, "f", 1)], [], [])
+    options = {Preference: PreferenceOptions, Reward: RewardOptions}[task](columns=columns)
+    if task is Reward and "chosen" in columns:  # read where pairs are judged
+        assert task.plan(options, Data(train=["none"]), {"train": rows}).format == "ranked"
+        return
+    with pytest.raises(DataError, match=reason):
+        task.plan(options, Data(train=["none"]), {"train": rows})
+
+
+def test_in_kto_the_other_answer_is_one_to_another_prompt_and_no_row_suffers_for_another():
+    known = talk.tokenizer(TEMPLATE)
+    asked = ["one", "two", "two", "two", "three", "one"]
+    task = made("unpaired", loss="kto")
+    rows = [{"prompt": q, "completion": f"said {i}", "label": i % 2} for i, q in enumerate(asked)]
+    rows[4]["completion"] = "said <|im_end|>"
+    records = [task.record(Row(r, "f", i)) for i, r in enumerate(rows)]
+    found = task.encode(records, known, config=None, max_length=400)
+    assert list(found.rejected) == [4]
+    others = []
+    for example in found.tokens.examples():
+        labels = example["labels"][example["branch"] == -1]
+        others.append(known.decode(labels[labels != UNGRADED]).removesuffix("<|im_end|>"))
+    assert others == ["said 3", "said 0", "said 0", "said 0", "said 3"]
+    assert found.counts["rows"] == 5  # not the answers, of which the finding on cut ones speaks
+    assert elsewhere(records[1:4]) == [2, 0, 1]
+    alone = task.encode(records[:1], known, config=None, max_length=400).tokens.examples()[0]
+    assert np.array_equal(alone["input_ids"][alone["branch"] == 1], alone["input_ids"][alone["branch"] == -1])
 
 
 def figures(sums: list[list[float]], ranks: list[list[int]], reference: float = 0.0) -> Figures:

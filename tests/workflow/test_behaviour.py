@@ -91,6 +91,25 @@ def test_trees_of_messages_tell_what_was_thrown_away(tmp_path):
     assert made["pairs"][0]["prompt"] == [ASK]
 
 
+def test_odd_logs_are_read_and_each_row_is_dropped_for_its_own_reason(tmp_path):
+    history = {
+        "1": {"role": "user", "content": "who?", "parentId": None},
+        "2": {"role": "assistant", "content": "me", "parentId": 1, "rating": 5},
+    }
+    rows = [
+        talk("huge", rating=10**400),
+        talk("same", edited="same"),
+        talk("kept", regenerated=[None, 5, {"role": "assistant"}, "thrown"]),
+        {"history": {"messages": history, "currentId": 2}},
+        {"history": {"messages": {**history, "2": {**history["2"], "parentId": ["1"]}}, "currentId": ["2"]}},
+    ]
+    found, made = imported(tmp_path, rows)
+    assert said(made["pairs"]) == {("kept", "thrown")}
+    assert found.dropped == {"not a finite number": 1, "says the same": 1}
+    assert (found.kept, found.books["numbers"].kept) == (2, 1)
+    assert [q.reason for q in found.quarantined] == ["roles out of order: message 1 is assistant"]
+
+
 anything = st.recursive(
     st.none()
     | st.booleans()

@@ -12,7 +12,7 @@ from luthier.errors import LuthierError, RecipeError, RunError
 from luthier.feedback.store import Said, Store
 from luthier.recipe import load_recipe
 from luthier.workflow import rounds
-from luthier.workflow.events import Note
+from luthier.workflow.events import Note, silent
 from tests import tiny
 
 LENGTH = {"type": "length", "unit": "characters", "per": 40}
@@ -79,10 +79,15 @@ def test_people_judge_between_the_draws_and_the_training(looping, tmp_path):
         pairs = [c for c in opened.contents().values() if len(set(c["answers"])) == 2 and all(c["answers"])]
         assert len(pairs) > 10
         better = [max((0, 1), key=lambda i, c=c: len(c["answers"][i])) for c in pairs]
-        opened.extend([Said("choice", c, "ada", {"picked": b, "order": [0, 1]}, "x") for c, b in zip(pairs, better, strict=True)])
-    run = luthier.train(looping)
+        opened.extend([Said("choice", c, "ada", {"picked": b, "order": [0, 1]}, "x") for c, b in zip(pairs[1:], better[1:], strict=True)])
+        opened.extend([Said("edit", pairs[0], "ada", {"text": "a warm meal", "of": better[0], "order": [0, 1]}, "x")])
+        opened.extend([Said("choice", {**pairs[1], "prompt": "another"}, "ada", {"picked": 0, "order": [0, 1]}, "x")])
+    notes: list[str] = []
+    run = luthier.train(looping, listener=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
     assert run.facts["rounds"][0]["pairs"] == len(pairs)
     assert run.facts["data"]["summary"]["rows_read"] == len(pairs)
+    assert "a warm meal" in (tmp_path / "runs/loop-rounds/round-1/pairs.jsonl").read_text()
+    assert f"{len(pairs)} pairs from 20 prompts; {20 - len(pairs)} prompts gave none" in notes
 
 
 @pytest.mark.parametrize(
@@ -91,11 +96,19 @@ def test_people_judge_between_the_draws_and_the_training(looping, tmp_path):
         ({"rounds": {"count": 1}}, "nobody rates"),
         ({"rounds": {"store": "x.db", "answers": 3}}, "people judge two answers at a time"),
         ({"task": {"type": "chat"}}, "is for the task preference"),
+        ({"task": {"type": "preference", "threshold": 3, "columns": {"chosen": "c"}}}, "task.columns.chosen: is not read in rounds"),
     ],
 )
 def test_what_cannot_be_a_loop_is_refused(change, message, looping):
     with pytest.raises(RecipeError, match=message):
         luthier.check({**looping, **change}, with_model=False)
+
+
+def test_a_reward_that_fails_is_named_by_its_place_in_the_recipe(looping):
+    looping["rounds"]["rewards"] = [LENGTH, {"type": "http", "url": "http://127.0.0.1:9/", "token_env": "NOBODY_SET_THIS"}]
+    with pytest.raises(LuthierError, match="has no NOBODY_SET_THIS") as caught:
+        luthier.train(looping)
+    assert caught.value.fault.where == "rounds.rewards.1.token_env"
 
 
 def test_the_prompts_are_checked_before_anything_is_drawn(looping, tmp_path):
@@ -114,7 +127,8 @@ def test_every_field_takes_effect(looping):
     def drawn(**options: Any) -> list[Any]:
         resolved = load_recipe({**looping, "rounds": {**looping["rounds"], **options}})
         with rounds.Scorer(resolved.recipe.rounds.rewards, folder=resolved.folder) as scorer:
-            return rounds._rated(records[:6], looping["model"], resolved, scorer, number=1).rows
+            judge = rounds.judge_of(scorer, listener=silent)
+            return rounds._rated(records[:6], looping["model"], resolved, judge, number=1).rows
 
     assert drawn() == drawn()
     assert drawn() != drawn(temperature=0.1)

@@ -34,10 +34,13 @@ class Rollout:
     reference: list[list[float]] = field(default_factory=list)
     value: list[list[float]] = field(default_factory=list)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether its rewards tell no answer from another."""
-        known = [r for r in self.rewards if np.isfinite(r)]
+    def earned(self, options: PolicyOptions) -> Array:
+        """Its rewards, less what being cut off costs; (answers,)."""
+        return np.array(self.rewards) - options.truncation_penalty * ~np.array(self.finished)
+
+    def uniform(self, options: PolicyOptions) -> bool:
+        """Whether what they earned tells no answer from another."""
+        known = [r for r in self.earned(options).tolist() if np.isfinite(r)]
         return len(known) < 2 or max(known) - min(known) < 1e-9
 
 
@@ -47,8 +50,7 @@ Laid = dict[str, list[list[Array]]]
 
 def laid(rollouts: Sequence[Rollout], options: PolicyOptions) -> Laid:
     """Advantages and all else that the loss reads, for each token of a round's answers."""
-    earned = np.array([r.rewards for r in rollouts])
-    earned = earned - options.truncation_penalty * ~np.array([r.finished for r in rollouts])
+    earned = np.array([r.earned(options) for r in rollouts])
     keep = np.isfinite(earned)
     if options.truncated == "mask":
         keep &= np.array([r.finished for r in rollouts])

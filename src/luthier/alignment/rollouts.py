@@ -79,6 +79,8 @@ class Rollouts:
         self._rollouts: list[Rollout] = []
         self._chunks: list[Chunk] = []
         self._drawn = self._same = 0
+        self._earned: set[float] = set()
+        """What answers have earned while rewards have told none apart, where each prompt has one answer."""
         self._laid: Laid | None = None
 
     @property
@@ -97,6 +99,7 @@ class Rollouts:
             "place": self._place,
             "dull": self._dull,
             "drawn": [self._drawn, self._same],
+            "earned": sorted(self._earned),
             "rollouts": [asdict(r) for r in self._rollouts],
             "chunks": [list(c) for c in self._chunks],
         }
@@ -105,6 +108,7 @@ class Rollouts:
         self._prompts.load_state_dict(state["prompts"])
         self._round, self._place, self._dull = state["round"], state["place"], state["dull"]
         self._drawn, self._same = state["drawn"]
+        self._earned = set(state["earned"])
         self._rollouts = [Rollout(**r) for r in state["rollouts"]]
         self._chunks = [Chunk(*c) for c in state["chunks"]]
         self._laid = None
@@ -128,13 +132,13 @@ class Rollouts:
             turn = next(self._prompts.turns())
             found, ends = self._answered(turn.rows), turn.ends_epoch
             for _ in range(self._options.resample):
-                told = [r for r in found if not r.uniform]
+                told = [r for r in found if not r.uniform(self._options)]
                 if len(told) == len(turn.rows):
                     break
                 more = next(self._prompts.turns())
                 others = self._answered(more.rows)
                 ends |= more.ends_epoch
-                found = (told + [r for r in others if not r.uniform])[: len(turn.rows)] or others
+                found = (told + [r for r in others if not r.uniform(self._options)])[: len(turn.rows)] or others
             places = list(range(len(self._rollouts), len(self._rollouts) + len(found)))
             self._rollouts += found
             self._chunks.append(Chunk(places, turn.epoch, ends))
@@ -150,9 +154,11 @@ class Rollouts:
         self._measure()
 
     def _nothing_told(self) -> bool:
-        if self._options.completions > 1:
-            return all(r.uniform for r in self._rollouts)
-        return len({r.rewards[0] for r in self._rollouts}) < 2
+        options = self._options
+        if options.completions > 1:
+            return all(r.uniform(options) for r in self._rollouts)
+        self._earned |= {value for r in self._rollouts for value in r.earned(options).tolist() if np.isfinite(value)}
+        return len(self._earned) < 2
 
     def _answered(self, rows: Sequence[int]) -> list[Rollout]:
         """The prompts' answers, judged."""
@@ -188,7 +194,7 @@ class Rollouts:
                 )
             )
         self._drawn += len(found)
-        self._same += sum(r.uniform for r in found)
+        self._same += sum(r.uniform(options) for r in found)
         return found
 
     def _seed(self, place: int) -> int:

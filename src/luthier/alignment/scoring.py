@@ -49,15 +49,18 @@ class _Graded:
 class Scorer:
     """The rewards of a recipe, ready. Use it as a context, or close it."""
 
-    def __init__(self, options: Sequence[RewardOptions], *, folder: Path) -> None:
-        """Make each reward. `folder` is the recipe's. Raises RewardError, with its path in the recipe, for one that cannot be had."""
-        self.options = list(options)
+    def __init__(self, options: Sequence[RewardOptions], *, folder: Path, where: str = "task.rewards") -> None:
+        """Make each reward. `folder` is the recipe's, `where` the list's path in it.
+
+        Raises RewardError, with its path in the recipe, for one that cannot be had.
+        """
+        self.options, self._where = list(options), where
         self._rewards: list[Any] = []
         self._succeeded = [False] * len(self.options)
         try:
             for i, section in enumerate(self.options):
-                where = f"task.rewards.{i}"
-                self._rewards.append(REWARDS.load(section.type, where=where)(section, folder=folder, where=where))
+                place = f"{where}.{i}"
+                self._rewards.append(REWARDS.load(section.type, where=place)(section, folder=folder, where=place))
         except BaseException:
             self.close()
             raise
@@ -71,8 +74,7 @@ class Scorer:
     @property
     def names(self) -> tuple[str, ...]:
         """What `parts` has: each reward's name, and behind it `name.part` for those with parts of their own."""
-        pairs = zip(self.options, self._rewards, strict=True)
-        return tuple(name for o, reward in pairs for name in (o.label, *(f"{o.label}.{p}" for p in getattr(reward, "parts", ()))))
+        return tuple(name for o in self.options for name in o.figures)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class Scorer:
 
     def _graded(self, i: int, asked: Sequence[Asked], k: int) -> _Graded:
         reward, section = self._rewards[i], self.options[i]
-        names = tuple(getattr(reward, "parts", ()))
+        names = section.parts
         scores, parts = np.full((len(asked), k), np.nan), {n: np.full((len(asked), k), np.nan) for n in names}
         reasons: list[str] = []
         remedy = None
@@ -150,7 +152,7 @@ class Scorer:
         advice += ["mend the reward, or take it out"] if never else ["mend the reward, or raise its max_fault_share"]
         raise RewardError(
             f"the reward {section.label} failed on {failed} of {count} completions; first: {graded.reasons[0]}",
-            where=f"task.rewards.{i}",
+            where=f"{self._where}.{i}",
             remedy="; ".join(advice),
         )
 
@@ -160,6 +162,8 @@ def _one(reward: Any, asked: Asked, timeout: float) -> Marks | Exception:
         found = within(timeout, lambda: reward(asked.prompt, asked.completions, asked.row))
     except Overrun:
         return RewardError(f"took longer than {timeout:g} s", remedy="make it faster, or raise its timeout")
+    except SystemExit as error:  # of the reward alone, and not the end of a training
+        return RewardError(f"SystemExit: {error}", remedy="let it return None where it has no score")
     except Exception as error:  # whatever a reward raises is counted, with its reason
         return error
     return found if isinstance(found, Marks) else Marks(found)

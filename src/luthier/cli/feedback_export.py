@@ -20,7 +20,7 @@ from luthier.cli.options import store_option
     help="Form of rows.",
 )
 @click.option("--annotator", help="Whose word counts; the majority's where not given.")
-@click.option("--threshold", type=float, help="Rating from which on an answer is good, where ratings are numbers.")
+@click.option("--threshold", type=float, help="unpaired, conversations: rating from which on an answer is good, where ratings are numbers.")
 @store_option
 def command(files: tuple[Path, ...], form: str, annotator: str | None, threshold: float | None, store: Path) -> None:
     """Write what people said as rows that the tasks preference and chat read; say what became of every judgement."""

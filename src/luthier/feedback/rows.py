@@ -7,10 +7,12 @@ judgements became none, by reason. Several people's choices become one by majori
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+from luthier.errors import DataError
 from luthier.feedback.store import Entry, Store
 
 Form = Literal["pairs", "ranked", "unpaired", "conversations"]
@@ -62,12 +64,19 @@ class Row(NamedTuple):
     ids: Ids
 
 
-def training_rows(store: Store, form: Form, *, annotator: str | None = None, threshold: float | None = None) -> Exported:
+def training_rows(
+    store: Store, form: Form, *, annotator: str | None = None, threshold: float | None = None, items: Collection[str] | None = None
+) -> Exported:
     """The rows of a form, by majority or by the word of one annotator.
 
-    `threshold` is the rating from which on an answer is good, where ratings are numbers and the form wants good and bad.
+    `threshold` is the rating from which on an answer is good, where ratings are numbers and the form wants good and bad. Of `items`
+    alone, where they are given. Raises DataError for a threshold that the form does not read, or that is no number.
     """
-    entries = [e for e in store.entries(annotator=annotator) if e.kind != "label"]
+    if threshold is not None and form in ("pairs", "ranked"):
+        raise DataError(f"is not read by the form {form}", where="--threshold", remedy="take it out, or set --as unpaired")
+    if threshold is not None and not math.isfinite(threshold):
+        raise DataError(f"is {threshold}, no rating", where="--threshold", remedy="give a number, such as 4")
+    entries = [e for e in store.entries(annotator=annotator) if e.kind != "label" and (items is None or e.item in items)]
     reasons: Reasons = {}
     facts = list(_facts(entries, store.contents(), reasons))
     if form == "pairs":

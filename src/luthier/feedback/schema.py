@@ -59,7 +59,10 @@ def _choice(payload: Mapping[str, Any]) -> str | None:
 
 def _rating(payload: Mapping[str, Any]) -> str | None:
     rating = payload.get("rating")
-    fine = isinstance(rating, bool | int | float) and math.isfinite(rating)
+    try:
+        fine = isinstance(rating, bool | int | float) and math.isfinite(rating)
+    except OverflowError:  # a whole number beyond all floats
+        fine = False
     return None if fine else f"rating is {rating!r}, neither true, false nor a number"
 
 

@@ -212,12 +212,12 @@ class Store:
         query = "SELECT made.item, content, source FROM made JOIN items USING (item) WHERE request = ?"
         with self._faults():
             rows = self._rows(query, request)
-        return Made(rows[0][0], json.loads(rows[0][1]), json.loads(rows[0][2])) if rows else None
+            return Made(rows[0][0], _read(rows[0][1]), _read(rows[0][2])) if rows else None
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """How each item was made, for those that were made to be judged."""
         with self._faults():
-            return {item: json.loads(source) for item, source in self._rows("SELECT item, source FROM made ORDER BY time DESC")}
+            return {item: _read(source) for item, source in self._rows("SELECT item, source FROM made ORDER BY time DESC")}
 
     def entries(
         self, *, kind: str | None = None, item: str | None = None, annotator: str | None = None, history: bool = False
@@ -229,13 +229,13 @@ class Store:
     def contents(self) -> dict[str, dict[str, Any]]:
         """What was, or can be, judged, by item."""
         with self._faults():
-            return {item: json.loads(content) for item, content in self._rows("SELECT item, content FROM items")}
+            return {item: _read(content) for item, content in self._rows("SELECT item, content FROM items")}
 
     def _entries(self, table: str, **wanted: str | None) -> list[Entry]:
         given = {name: value for name, value in wanted.items() if value is not None}
         where = " AND ".join(f"{name} = ?" for name in given) or "1"
         query = f"SELECT id, time, kind, item, annotator, payload, run, supersedes FROM {table} WHERE {where} ORDER BY id"  # noqa: S608  (our own names)
-        return [Entry(*row)._replace(payload=json.loads(row[5])) for row in self._rows(query, *given.values())]
+        return [Entry(*row)._replace(payload=_read(row[5])) for row in self._rows(query, *given.values())]
 
     # ── SQLite ─────────────────────────────────────────────────────────────────────────────────
 
@@ -264,6 +264,8 @@ class Store:
             yield
         except LuthierError:
             raise
+        except UnicodeDecodeError as error:  # of a damaged file SQLite's own message may be no text
+            raise self._fault("malformed") from error
         except sqlite3.Error as error:
             raise self._fault(str(error)) from error
 
@@ -271,7 +273,7 @@ class Store:
         where = str(self.path)
         if "not a database" in said:
             return DataError("is no store: not a SQLite file", where=where, remedy="give another name for the store")
-        if "malformed" in said:
+        if "malformed" in said or "Could not decode" in said:
             return DataError("is damaged", where=where, remedy="sqlite3 FILE .recover reads out what can be read; go on in a new store")
         if "locked" in said or "busy" in said:
             return DataError("another process keeps it locked", where=where, remedy="let it finish, and try again")
@@ -303,6 +305,17 @@ def _json(value: Any) -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"cannot be kept as JSON: {error}", where="feedback") from None
+
+
+def _read(text: Any) -> dict[str, Any]:
+    """What was kept as JSON. Raises sqlite3.DatabaseError for what is none: the file has been altered."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise sqlite3.DatabaseError("malformed JSON")
+    return found
 
 
 def _now() -> float:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from luthier.data.rows import Row
+from luthier.data.rows import Row, Rows
 from luthier.errors import DataError
+from luthier.registry import nearest
 from luthier.tasks.conversation import Conversation, conversation
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -24,6 +25,13 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "unpaired": ("completion", "label"),
 }
 """format -> the columns it cannot be without, in the order in which they are looked for."""
+READ: dict[str, tuple[str, ...]] = {
+    "openai": (),
+    "pairs": ("prompt", "chosen", "rejected", "system", "tools"),
+    "ranked": ("prompt", "completions", "ratings", "system", "tools"),
+    "unpaired": ("prompt", "completion", "label", "system", "tools"),
+}
+"""format -> what it reads that may have a column of another name."""
 GOOD = {"true", "1", "good", "yes", "up", "thumbs_up", "like", "desirable", "+1", "👍"}
 BAD = {"false", "0", "bad", "no", "down", "thumbs_down", "dislike", "undesirable", "-1", "👎"}
 SPEAKERS = re.compile(r"\n\n(Human|Assistant):")
@@ -53,6 +61,19 @@ def recognise(rows: Sequence[Row], names: Mapping[Any, str]) -> str:
         where="task.format",
         remedy=f"the formats and their columns are {wanted}; name other columns with task.columns, e.g. chosen: better",
     )
+
+
+def need_named(names: Mapping[Any, str], form: str, parts: Iterable[Rows]) -> None:
+    """Raise DataError where `task.columns` names a column that no row has: ratings that are misspelt would be none."""
+    columns = dict.fromkeys(c for part in parts for row in part.rows for c in row.values)
+    for role, column in names.items():
+        if columns and role in READ[form] and column not in columns:
+            guess = nearest(column, columns)
+            raise DataError(
+                f"there is no column {column!r}",
+                where=f"task.columns.{role}",
+                remedy=(f"did you mean {guess!r}? " if guess else "") + f"the columns are: {', '.join(map(repr, list(columns)[:20]))}",
+            )
 
 
 def comparison(
@@ -206,12 +227,23 @@ def _turns(value: Any, role: str) -> list[Any]:
         return value
     if isinstance(value, Mapping):
         return [value]
-    if isinstance(value, str) and SPEAKERS.match(value):
-        parts = SPEAKERS.split(value)[1:]
+    if isinstance(value, str) and (text := _marked(value)):
+        parts = SPEAKERS.split(text)[1:]
         spoken = zip(parts[::2], parts[1::2], strict=True)
         said = [{"role": "user" if who == "Human" else "assistant", "content": text.strip()} for who, text in spoken]
         return said[:-1] if said[-1]["content"] == "" and role == "user" else said
     return [{"role": role, "content": value}]
+
+
+def _marked(value: str) -> str:
+    """A text that marks its turns, from the first mark on; nothing for another.
+
+    The blank line may be missing before the first of several marks.
+    """
+    if SPEAKERS.match(value):
+        return value
+    begun = f"\n\n{value.lstrip()}"
+    return begun if SPEAKERS.match(begun) and SPEAKERS.search(value) else ""
 
 
 def _role(message: Any) -> Any:
@@ -268,6 +300,6 @@ def _ratings(given: Any, count: int, threshold: float | None) -> tuple[float, ..
 def _number(value: Any) -> float | None:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from luthier.recipe.tasks.policy import PolicyOptions
 
 
+NOTHING = 1e-6
+"""What a batch weighs of which all answers are left out: its figures are told all the same."""
+
+
 class Question(NamedTuple):
     """What is asked, the tools that may be called, and the row that it comes from, for rewards to look at."""
 
@@ -78,16 +82,18 @@ class Policy(Chat):
                 raise DataError(
                     f"there is no column {name!r}; the columns are {', '.join(map(repr, list(known)[:12]))}",
                     where=where,
-                    remedy="name the right one, e.g. task.columns: {prompt: question}",
+                    remedy=f"name the right one in {where}",
                 )
         return task
 
     def _wanted(self) -> dict[str, str]:
         """The columns that every row has to have, each with the recipe path that names it."""
-        found = {self.options.columns.get("prompt", "prompt"): "task.columns"}
+        found = {self.options.columns.get("prompt", "prompt"): "task.columns.prompt"}
+        found |= {column: f"task.columns.{role}" for role, column in self.options.columns.items()}
         for place, reward in enumerate(self.options.rewards):
+            field = next((n for n in ("column", "instruction") if hasattr(reward, n)), "type")
             for column in reward.columns:
-                found.setdefault(column, f"task.rewards.{place}.column")
+                found.setdefault(column, f"task.rewards.{place}.{field}")
         return found
 
     @property
@@ -102,9 +108,10 @@ class Policy(Chat):
 
     @property
     def _parts(self) -> tuple[str, ...]:
-        """The rewards' names, where there is more than one."""
+        """What is told of each reward; nothing where all there is is one score, which is the reward as it is."""
         rewards = self.options.rewards
-        return tuple(f"reward_{r.label}" for r in rewards) if len(rewards) > 1 else ()
+        names = [name for r in rewards for name in r.figures]
+        return () if len(names) == 1 and rewards[0].weight == 1 else tuple(f"reward_{name}" for name in names)
 
     def inferred(self) -> list[tuple[str, Any, str]]:
         """What the algorithm decides."""
@@ -276,8 +283,9 @@ class Policy(Chat):
             else:
                 share = keep / (size[owner] if options.mean_over == "sequence" else options.max_new_tokens)
                 weight = float((keep.new_zeros(answers).index_add(0, owner, keep) > 0).sum())
-            tokens = float(keep.sum()) or 1.0
-            parts = {name: float((value * keep).sum()) / tokens * weight for name, value in figures.items()}
+            weight = weight or NOTHING
+            seen = keep if float(keep.sum()) else torch.ones_like(keep)
+            parts = {name: float((value * seen).sum()) / float(seen.sum()) * weight for name, value in figures.items()}
             if "told" in known:
                 parts = {n: float(v) * weight for n, v in zip(self.told, known["told"].tolist(), strict=True)} | parts
             return Loss((each * share).sum(), weight, parts)
@@ -300,11 +308,11 @@ class Policy(Chat):
         return Rewarded(("reward", *self._parts, "words"))
 
     def figures(self, texts: Sequence[str], records: Sequence[Record]) -> NDArray[np.float64]:
-        """What each answer earns, in all and by each reward where there are several, and its words; (rows, width)."""
+        """What each answer earns, in all and by each reward where that differs, and its words; (rows, width)."""
         import numpy as np
 
         earned = self.judge([r.target for r in records], [[text] for text in texts])
-        parts = [earned.parts[r.label] for r in self.options.rewards] if self._parts else []
+        parts = [earned.parts[name.removeprefix("reward_")] for name in self._parts]
         words = np.array([[len(text.split())] for text in texts], dtype=np.float64)
         return np.concatenate([earned.total, *parts, words], 1)
 

@@ -21,7 +21,7 @@ from luthier.data.tokens import UNGRADED, Encoded, assemble_tokens
 from luthier.errors import DataError
 from luthier.tasks.branches import LAST, joined, laid, table
 from luthier.tasks.chat import Chat, backend_of, said, tokens_of
-from luthier.tasks.comparisons import Comparison, comparison, recognise
+from luthier.tasks.comparisons import READ, Comparison, comparison, need_named, recognise
 from luthier.tasks.conversation import Conversation
 from luthier.tasks.judging import Figures, Judge
 from luthier.tasks.template import Renderer
@@ -73,8 +73,11 @@ class Preference(Chat):
             raise DataError("kto wants good and bad answers", where="task.threshold", remedy="say from which rating on an answer is good")
         if found in ("pairs", "openai") and options.threshold is not None:
             raise DataError(f"rows of the format {found} have no ratings", where="task.threshold", remedy="take it out")
-        if faults := options.faults(task.objective):
-            raise DataError("; ".join(faults), where="task", remedy="take it out, or choose another loss")
+        faults = options.faults(task.objective)
+        faults += [f"columns.{role} is not read by the format {found}" for role in options.columns if role not in READ[found]]
+        if faults:
+            raise DataError("; ".join(faults), where="task", remedy="take it out, or choose another loss or format")
+        need_named(options.columns, found, rows.values())
         return task
 
     @property
@@ -142,21 +145,28 @@ class Preference(Chat):
         """Trees: what a row's conversations begin with, up to the last token before an answer, then the rest of each.
 
         Every conversation is rendered and tokenised whole, as servers do, so that sharing changes no token. In kto the last
-        branch is the answer of the row before. A row that the template refuses or of whose answers nothing is left is rejected.
+        branch is an answer to another prompt. A row that the template refuses or of whose answers nothing is left is rejected.
         """
         renderer = self.renderer(tokenizer)
         examples, owner, rejected = [], [], dict[int, str]()
         counts: Counter[str] = Counter()
+        before = elsewhere(records) if self.objective == "kto" else []
         for index, record in enumerate(records):
-            found: Comparison = record.target
-            answers, numbers = list(found.answers), list(range(1, len(found.answers) + 1))
-            if self.objective == "kto":
-                answers.append(records[index - 1].target.answers[0])
-                numbers.append(LAST)
+            answers = record.target.answers
             sequences = self._sequences(record, answers, renderer, tokenizer, max_length, counts)
             if isinstance(sequences, str):
                 rejected[index] = sequences
                 continue
+            numbers, place = list(range(1, len(answers) + 1)), index
+            if before:
+                numbers.append(LAST)
+                other: list[tuple[Any, Any]] | str = ""
+                for _ in records:
+                    place = before[place]
+                    other = self._sequences(record, records[place].target.answers[:1], renderer, tokenizer, max_length, Counter())
+                    if not isinstance(other, str):  # else its own row is rejected for it
+                        break
+                sequences.append(sequences[0] if isinstance(other, str) else other[0])
             examples.append(tree(sequences, numbers))
             owner.append(index)
         return Encoded(assemble_tokens(examples, owner=owner, truncated=counts["rows_cut"]), rejected, counts)
@@ -182,15 +192,17 @@ class Preference(Chat):
                 return faults[0]
             shown.append(made)
         encodings = backend_of(tokenizer).encode_batch([s.text for s in shown], add_special_tokens=False)
-        sequences = []
+        whole = []
         for made, encoding in zip(shown, encodings, strict=True):
             learned = [s for s in made.spans if s.turn >= len(found.prompt)]
-            ids, graded = np.array(encoding.ids), tokens_of(learned, made, np.array(encoding.offsets).reshape(-1, 2))
+            whole.append((np.array(encoding.ids), tokens_of(learned, made, np.array(encoding.offsets).reshape(-1, 2))))
+            counts.update(turns=len(learned), turns_graded=len(learned), contexts_changed=sum(not s.same_context for s in learned))
+        counts["rows"] += 1
+        counts["rows_cut"] += any(len(ids) > max_length + 1 for ids, _ in whole)
+        counts["answers_cut"] += any(bool(graded[max_length + 1 :].any()) for _, graded in whole)
+        sequences = []
+        for ids, graded in whole:
             cut = len(ids) > max_length + 1
-            counts.update(
-                rows=1, rows_cut=cut, answers_cut=bool(graded[max_length + 1 :].any()), turns=len(learned), turns_graded=len(learned),
-                contexts_changed=sum(not s.same_context for s in learned),
-            )  # fmt: skip
             ids, graded = ids[: max_length + 1], graded[: max_length + 1]
             labels = np.where(graded[1:], ids[1:], UNGRADED)
             if (labels == UNGRADED).all():
@@ -336,6 +348,19 @@ class Preference(Chat):
                 }
             )
         return found
+
+
+def elsewhere(records: Sequence[Record]) -> list[int]:
+    """For each record the nearest one before it, in a ring, that asks something else; the one before where all ask the same."""
+    count = len(records)
+    found = [(place - 1) % count for place in range(count)]
+    if len({r.text for r in records}) == 1:
+        return found
+    for step in range(2 * count):  # twice round, for the first may ask what the last asks
+        place, last = step % count, (step - 1) % count
+        if records[last].text == records[place].text:
+            found[place] = found[last]
+    return found
 
 
 def tree(sequences: Sequence[tuple[Any, Any]], numbers: Sequence[int]) -> dict[str, Any]:

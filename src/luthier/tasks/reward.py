@@ -22,7 +22,7 @@ from luthier.data.tokens import Encoded, assemble_tokens
 from luthier.errors import DataError
 from luthier.tasks.branches import joined, laid, table
 from luthier.tasks.chat import CHUNK, Chat, backend_of, said
-from luthier.tasks.comparisons import Comparison, comparison, recognise, unrated
+from luthier.tasks.comparisons import Comparison, comparison, need_named, recognise, unrated
 from luthier.tasks.conversation import Conversation
 from luthier.tasks.judged import lengths_of, nothing_left, pad_of, read_up_to, together
 from luthier.tasks.rewarding import Appraiser, Rewards
@@ -88,6 +88,7 @@ class Reward(Chat):
             raise DataError("; ".join(faults), where="task", remedy="take it out, or choose another loss")
         for part in rows.values():
             need_columns(part, task.columns())
+        need_named(options.columns, found, rows.values())  # other roles are read where answers are judged
         return task
 
     def columns(self) -> dict[str, str]:
@@ -120,7 +121,7 @@ class Reward(Chat):
             margin = row.values.get(options.margin)
             try:
                 found = found._replace(margin=float(margin))  # type: ignore[arg-type]
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 return f"margin: {margin!r} is no number"
             if not 0 <= found.margin < math.inf:
                 return f"margin: {margin!r} is not 0 or more"

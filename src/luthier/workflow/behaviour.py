@@ -133,7 +133,7 @@ def _said(rows: Sequence[Row], imported: Imported, rules: Sequence[Rule], annota
         elif not made:
             imported.dropped["without a rating, an edit or a regeneration"] += 1
         else:
-            imported.dropped["left out by the rules"] += 1
+            imported.dropped[wanted[0].why if wanted else "left out by the rules"] += 1
         who = annotator or _who(row.values)
         yield from (Said(f.kind, f.content, who, f.payload, Path(row.file).name) for f in kept if f.content is not None)
 

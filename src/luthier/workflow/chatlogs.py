@@ -7,6 +7,7 @@ Leaves: turns, or the reason why the row is none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ class Turn(NamedTuple):
 class _Node(NamedTuple):
     """A message of a tree."""
 
-    parent: Any
+    parent: str | None
     role: str
     text: Any
     said: Mapping[str, Any]
@@ -86,11 +87,16 @@ def _of_list(listed: list[Any], chat: Mapping[str, Any]) -> Iterator[Turn]:
             text, edited = original, text
         before = [{"role": _role(m), "content": _text(m)} if _plain(m) else m for m in listed[:place]]
         thrown: Any = next((said[n] for n in THROWN if isinstance(said.get(n), list | str)), [])
-        texts = tuple(str(_text(t)) for t in ([thrown] if isinstance(thrown, str) else thrown))
-        yield Turn(before, text, _rating(said), edited if isinstance(edited, str) else None, texts)
+        texts = (_text(t) for t in ([thrown] if isinstance(thrown, str) else thrown))
+        yield Turn(before, text, _rating(said), edited if isinstance(edited, str) else None, tuple(t for t in texts if isinstance(t, str)))
 
 
-def _tree(chat: Mapping[str, Any]) -> tuple[dict[str, _Node], Any] | None:
+def _name(value: Any) -> str | None:
+    """A message's id as the keys of a tree are: a text. None for what cannot be one."""
+    return str(value) if isinstance(value, str | int) else None
+
+
+def _tree(chat: Mapping[str, Any]) -> tuple[dict[str, _Node], str | None] | None:
     """The messages of a tree by id, and the one that the conversation ended with."""
     history = chat.get("history")
     if isinstance(chat.get("mapping"), Mapping):
@@ -100,21 +106,21 @@ def _tree(chat: Mapping[str, Any]) -> tuple[dict[str, _Node], Any] | None:
             message = message if isinstance(message, Mapping) else {}
             author = message.get("author")
             role = str(author.get("role")) if isinstance(author, Mapping) else ""
-            nodes[str(name)] = _Node(node.get("parent") if isinstance(node, Mapping) else None, role, _text(message), message)
-        return nodes, chat.get("current_node")
+            nodes[str(name)] = _Node(_name(node.get("parent")) if isinstance(node, Mapping) else None, role, _text(message), message)
+        return nodes, _name(chat.get("current_node"))
     if isinstance(history, Mapping) and isinstance(history.get("messages"), Mapping):
         kept = {str(name): m for name, m in history["messages"].items() if isinstance(m, Mapping)}
-        return {n: _Node(m.get("parentId"), _role(m), _text(m), m) for n, m in kept.items()}, history.get("currentId")
+        return {n: _Node(_name(m.get("parentId")), _role(m), _text(m), m) for n, m in kept.items()}, _name(history.get("currentId"))
     return None
 
 
-def _of_tree(nodes: Mapping[str, _Node], last: Any) -> Iterator[Turn]:
+def _of_tree(nodes: Mapping[str, _Node], last: str | None) -> Iterator[Turn]:
     """The answers on the way to the last message, and beside each those that it took the place of."""
     place = last if last in nodes else next(reversed(list(nodes)), None)
     path: list[str] = []
-    while place in nodes and place not in path:
-        path.insert(0, str(place))
-        place = nodes[str(place)].parent
+    while place is not None and place in nodes and place not in path:
+        path.insert(0, place)
+        place = nodes[place].parent
     before: list[dict[str, Any]] = []
     for name in path:
         node = nodes[name]
@@ -162,7 +168,7 @@ def _rating(said: Mapping[str, Any]) -> bool | float | None:
         if isinstance(value, bool):
             return value
         if isinstance(value, int | float):
-            return float(value)
+            return _float(value)
         if isinstance(value, str) and value.strip():
             word = value.strip().lower().replace("-", "_") if not value.strip().lstrip("+-").isdigit() else value.strip()
             try:
@@ -173,6 +179,13 @@ def _rating(said: Mapping[str, Any]) -> bool | float | None:
                 if word in WORDS_BAD or word.replace("_", "") in WORDS_BAD:
                     return False
     return None
+
+
+def _float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond all floats
+        return math.inf
 
 
 def are_thumbs(found: Iterable[bool | float | None]) -> bool:

@@ -280,6 +280,8 @@ class _Trial:
         )  # fmt: skip
         method: Method = METHODS.load(recipe.method.type)(recipe.method, seed=0)
         method.apply(loaded)
+        if hasattr(found.data.task, "extend"):
+            found.data.task.extend(model)
         return loaded, method
 
     def _layout(self, model: Any) -> Layout:

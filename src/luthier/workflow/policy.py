@@ -6,7 +6,7 @@ Enters: a job. Leaves: its task with rewards at hand, its prompts made into roll
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from luthier.workflow.build import Job
 
 
+Judging = Callable[[Sequence[Question], Sequence[Sequence[str]]], Scored]
+"""Scores the answers to each question; of each as many."""
 FOLLOWED = 3
 """Prompts whose answers are kept at each evaluation."""
 
@@ -45,6 +47,11 @@ def equip(task: Any, *, folder: Path, listener: Listener) -> None:
     for note in scorer.notes:
         listener(Note(note))
     task.judges = scorer.facts
+    task.judge = judge_of(scorer, listener=listener)
+
+
+def judge_of(scorer: Scorer, *, listener: Listener) -> Judging:
+    """What scores answers to questions; faults are told once a kind."""
     told: set[str] = set()
 
     def judge(questions: Sequence[Question], answers: Sequence[Sequence[str]]) -> Scored:
@@ -55,7 +62,7 @@ def equip(task: Any, *, folder: Path, listener: Listener) -> None:
                 listener(Note(f"{count} answers could not be judged: {fault}"))
         return found
 
-    task.judge = judge
+    return judge
 
 
 def rollouts(job: Job, prompts: UpdateStream, *, listener: Listener) -> Rollouts:

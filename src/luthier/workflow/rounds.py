@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.alignment.rewards.reward import Asked
 from luthier.alignment.scoring import Scorer
 from luthier.data.prepare import Record
 from luthier.data.split import drawn_first
@@ -32,9 +31,12 @@ from luthier.security.artifacts import write_json, write_jsonl, write_text
 from luthier.workflow.answers import Author, Duel
 from luthier.workflow.dataset import dataset
 from luthier.workflow.events import Listener, Note, Stage
+from luthier.workflow.policy import Judging, judge_of
 
 Array = NDArray[np.float64]
 FILE = "rounds.json"
+ASKS = ("prompt", "system", "tools")
+"""What a row of prompts holds."""
 
 
 class Pairs(NamedTuple):
@@ -53,8 +55,12 @@ def asking(resolved: Resolved) -> Resolved:
         raise RecipeError([Fault(f"is for the task preference, not {recipe.task.type}", "rounds", "set task.type: preference")])
     if recipe.model.from_scratch is not None:
         raise RecipeError([Fault("begin from a model that writes already", "rounds", "give model.name, such as starter")])
+    unread = [f"task.{n}" for n in ("format", "threshold") if n in recipe.task.model_fields_set]
+    unread += [f"task.columns.{n}" for n in recipe.task.columns if n not in ASKS]  # type: ignore[attr-defined]
+    if unread:
+        raise RecipeError([Fault("is not read in rounds, whose rows are prompts", where, "take it out") for where in unread])
     known = recipe.model_dump(mode="json", exclude_unset=True)
-    columns = {n: c for n, c in recipe.task.columns.items() if n in ("prompt", "system", "tools")}  # type: ignore[attr-defined]
+    columns = {n: c for n, c in recipe.task.columns.items() if n in ASKS}  # type: ignore[attr-defined]
     rewards: list[Any] = [r.model_dump(mode="json", exclude_unset=True) | {"type": r.type} for r in rounds.rewards]
     task = {
         "type": "policy",
@@ -79,7 +85,8 @@ def go(resolved: Resolved, *, listener: Listener) -> Run:
     folder = Path(recipe.output.folder).expanduser() / f"{resolved.name}-rounds"
     done = _begun(folder, dump(recipe))
     run: Run | None = None
-    with Scorer(rounds.rewards, folder=resolved.folder) as scorer:
+    with Scorer(rounds.rewards, folder=resolved.folder, where="rounds.rewards") as scorer:
+        judge = judge_of(scorer, listener=listener)
         for note in scorer.notes:
             listener(Note(note))
         for number in range(1, rounds.count + 1):
@@ -91,7 +98,7 @@ def go(resolved: Resolved, *, listener: Listener) -> Run:
             place = folder / f"round-{number}"
             place.mkdir(parents=True, exist_ok=True)
             chosen = _chosen(learned, rounds.prompts, number, seed=recipe.training.seed)
-            found = _rated(chosen, model, resolved, scorer, number=number)
+            found = _rated(chosen, model, resolved, judge, number=number)
             listener(Note(f"{len(found.rows)} pairs from {len(chosen)} prompts; {found.equal} prompts gave none"))
             if not found.rows:
                 raise RunError(
@@ -102,7 +109,7 @@ def go(resolved: Resolved, *, listener: Listener) -> Run:
             run = start(_child(resolved, model, place / "pairs.jsonl", number), listener=listener)
             line: dict[str, Any] = {"round": number, "run": str(run.folder), "from": model, "pairs": len(found.rows)}
             if rounds.rewards:
-                line |= _compared(held, model, str(run.model), resolved, scorer)
+                line |= _compared(held, model, str(run.model), resolved, judge)
                 what = line["reward"]
                 listener(
                     Note(f"round {number}: reward {what['before']:.3f} to {what['after']:.3f}, {what['low']:+.3f} to {what['high']:+.3f}")
@@ -135,7 +142,7 @@ def _chosen(records: Sequence[Record], count: int | None, number: int, *, seed: 
     return [records[order[i % len(order)]] for i in range(first, first + count)]
 
 
-def _rated(records: Sequence[Record], model: str, resolved: Resolved, scorer: Scorer, *, number: int) -> Pairs:
+def _rated(records: Sequence[Record], model: str, resolved: Resolved, judge: Judging, *, number: int) -> Pairs:
     """Answers of the model, in pairs of a better and a worse one."""
     rounds, longest = resolved.recipe.rounds, resolved.recipe.task.max_new_tokens  # type: ignore[attr-defined]
     assert rounds is not None, "there are rounds"
@@ -146,7 +153,7 @@ def _rated(records: Sequence[Record], model: str, resolved: Resolved, scorer: Sc
     wishes = [Sampling(max_new_tokens=longest, temperature=rounds.temperature, seed=s, candidates=rounds.answers) for s in seeds]
     writer = _writer(model, resolved)
     texts = [[w.text for w in row] for row in writer.write([r.target.messages for r in records], wishes)]
-    earned = scorer.score([Asked(r.target.messages, t, r.target.row) for r, t in zip(records, texts, strict=True)]).total
+    earned = judge([r.target for r in records], texts).total
     rows, equal = [], 0
     for record, answers, values in zip(records, texts, earned, strict=True):
         known = [i for i in np.argsort(values, kind="stable") if np.isfinite(values[i]) and answers[i].strip()]
@@ -175,7 +182,7 @@ def _judged(records: Sequence[Record], model: str, resolved: Resolved, path: Pat
         made = Duel(store, author, None, wish).pairs([r.target.messages for r in records])
         pairs = [p for p in made if all(p.content["answers"]) and len(set(p.content["answers"])) == 2]
         items = {p.item for p in pairs}
-        said = {e.item for e in store.entries(kind="choice") if e.item in items}
+        said = {e.item for e in store.entries() if e.item in items and e.kind in ("choice", "edit")}
         if len(said) < len(items):
             asked = path.with_suffix(".prompts.jsonl")
             write_jsonl(asked, [{"messages": r.target.messages} for r in records])
@@ -185,9 +192,9 @@ def _judged(records: Sequence[Record], model: str, resolved: Resolved, path: Pat
                 remedy=f"luthier feedback {model} --prompts {asked} --store {path} --seed {wish.seed} --temperature {wish.temperature:g} "
                 f"--max-new-tokens {wish.max_new_tokens}; then the same command again",
             )
-        own = {tuple(pair) for p in pairs for pair in (p.content["answers"], p.content["answers"][::-1])}
-        rows = [r for r in training_rows(store, "pairs").rows if (r["chosen"], r["rejected"]) in own]
-    return Pairs(rows, len(records) - len(rows))
+        rows = training_rows(store, "pairs", items=items).rows
+    told = {json.dumps(r["prompt"], sort_keys=True) for r in rows}
+    return Pairs(rows, len(records) - len(told))
 
 
 def _child(resolved: Resolved, model: str, pairs: Path, number: int) -> Resolved:
@@ -209,14 +216,13 @@ def _writer(model: str, resolved: Resolved) -> Writer:
     return Writer(source, device=training.device, threads=training.threads, precision="fp32")
 
 
-def _compared(held: Sequence[Record], before: str, after: str, resolved: Resolved, scorer: Scorer) -> dict[str, Any]:
+def _compared(held: Sequence[Record], before: str, after: str, resolved: Resolved, judge: Judging) -> dict[str, Any]:
     """What the likeliest answers to held-out prompts earn, before and after, with the paired interval of the difference."""
     wish = Sampling(max_new_tokens=resolved.recipe.task.max_new_tokens)  # type: ignore[attr-defined]
     earned: list[Array] = []
     for model in (before, after):
         texts = _writer(model, resolved).write([r.target.messages for r in held], wish)
-        asked = [Asked(r.target.messages, [row[0].text], r.target.row) for r, row in zip(held, texts, strict=True)]
-        earned.append(scorer.score(asked).total)
+        earned.append(judge([r.target for r in held], [[row[0].text] for row in texts]).total)
     known = np.isfinite(earned[0][:, 0]) & np.isfinite(earned[1][:, 0])
     if not known.any():
         raise LuthierError("no answer to a held-out prompt could be judged", where="rounds.rewards", remedy="mend the reward")

@@ -21,7 +21,7 @@ class ContainsReward:
     def __call__(self, prompt: Messages, completions: Sequence[str], row: Row) -> list[float]:
         """A share for each completion. Raises RewardError where the row names no words."""
         words = self.options.words if self.options.column is None else cell(row, self.options.column)
-        words = [words] if isinstance(words, str) else [str(w) for w in words]
+        words = [str(w) for w in words] if isinstance(words, (list, tuple)) else [str(words)]
         if not words or not all(w.strip() for w in words):
             raise RewardError(f"no words in {self.options.column!r}", remedy="the column holds a word, or a list of them")
         patterns = [re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, w.split())) + r"(?!\w)", self.flags) for w in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,5 +23,5 @@ class FunctionReward:
 
     def __call__(self, prompt: Messages, completions: Sequence[str], row: Row) -> Scores:
         """Its scores; it gets copies, so that it can change nothing."""
-        scores: Scores = self.function([dict(m) for m in prompt], list(completions), dict(row))
+        scores: Scores = self.function(*copy.deepcopy(([dict(m) for m in prompt], list(completions), dict(row))))
         return scores

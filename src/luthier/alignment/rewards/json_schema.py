@@ -18,8 +18,6 @@ from luthier.registry import require
 class JsonSchemaReward:
     """Whether it is JSON, and fits."""
 
-    parts = ("parsed", "valid")
-
     def __init__(self, options: JsonSchemaOptions, *, folder: Path, where: str) -> None:
         """Raises RewardError for a file that holds no schema, DependencyError without the package that reads them."""
         self.options, self.where = options, where

@@ -37,7 +37,7 @@ class Marks:
 
 
 class Reward(Protocol):
-    """What every reward is. A class is made as `Class(options, folder=..., where=...)`; it may give Marks, and says in `parts` which.
+    """What every reward is. A class is made as `Class(options, folder=..., where=...)`; it may give Marks, with its options' `parts`.
 
     `folder` is the recipe's, `where` the reward's path in the recipe. Making one raises RewardError for what cannot be had.
     """

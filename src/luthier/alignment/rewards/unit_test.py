@@ -62,6 +62,8 @@ class UnitTestReward:
     def _tests(self, row: Row) -> list[Step]:
         """Raises RewardError where there are none, or they are no Python."""
         given = cell(row, self.options.column)
+        if not isinstance(given, (str, list, tuple)):
+            raise RewardError(f"{self.options.column!r} holds {str(given)[:40]}, neither a text of tests nor a list of such")
         try:
             found = steps(given) if isinstance(given, str) else [Step(_python(str(text)), True) for text in given]
         except (ValueError, TypeError) as error:

@@ -40,7 +40,10 @@ def close_off(folder: str, hidden: list[str], kept: list[str], size: int) -> Non
         mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     for path, handle in held:
         if any(path == place or path.startswith(place + "/") for place in hidden):
-            os.makedirs(path, exist_ok=True)
+            inside = os.path.isdir(f"/proc/self/fd/{handle}")
+            os.makedirs(path if inside else os.path.dirname(path), exist_ok=True)
+            if not inside:
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
             mount(f"/proc/self/fd/{handle}", path, "none", MS_BIND | MS_REC)
         os.close(handle)
     os.makedirs(folder, exist_ok=True)

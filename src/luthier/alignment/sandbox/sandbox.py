@@ -34,6 +34,8 @@ MOST = 1 << 20
 """Bytes of its results that are read."""
 GRACE = 10.0
 """Seconds beyond its time after which the jail itself is ended."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+"""All that there is of /dev: writing to any other, such as a terminal of the same user, would reach the machine."""
 USERS = (61184, 65519)
 """User numbers that belong to nobody (systemd's dynamic ones), one for each program that runs, so that its processes can be counted."""
 
@@ -126,7 +128,7 @@ def _run(program: str, given: str, *, limits: Limits, command: Sequence[str]) ->
     user = random.randint(*USERS) if os.getuid() == 0 and "--user" not in command else None
     settings = {
         "folder": folder, "program": program, "python": sys.executable, "closed": "--mount" in command, "apart": "--pid" in command,
-        "user": user, "hidden": _hidden(), "kept": sorted({sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)}),
+        "user": user, "hidden": _hidden(), "kept": _kept(),
         **limits._asdict(),
     }  # fmt: skip
     start = [*command, sys.executable, "-I", "-S", str(HERE / "jail.py"), json.dumps(settings)]
@@ -170,10 +172,16 @@ def _read(process: subprocess.Popen[bytes], end: float) -> bytes:
 
 
 def _hidden() -> list[str]:
-    """Folders with secrets and sockets in them: homes, run, temporary ones. None lies inside another."""
+    """Folders with secrets, sockets and devices in them: homes, run, temporary ones, dev. None lies inside another."""
     homes = {pwd.getpwuid(os.getuid()).pw_dir, os.path.expanduser("~"), "/root", "/home"}
-    places = {os.path.realpath(p) for p in (*homes, "/run", "/tmp", "/var/tmp", tempfile.gettempdir()) if os.path.isdir(p)} - {"/"}  # noqa: S108
+    places = {os.path.realpath(p) for p in (*homes, "/dev", "/run", "/tmp", "/var/tmp", tempfile.gettempdir()) if os.path.isdir(p)} - {"/"}  # noqa: S108
     return sorted(p for p in places if not any(p.startswith(q + "/") for q in places))
+
+
+def _kept() -> list[str]:
+    """What stays there inside of hidden folders: Python, and devices that reach nothing."""
+    python = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)}
+    return sorted(python | {device for device in DEVICES if os.path.exists(device)})
 
 
 def _environment() -> dict[str, str]:

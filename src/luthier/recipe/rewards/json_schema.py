@@ -23,6 +23,11 @@ class JsonSchemaOptions(RewardOptions):
         """The one with the schema."""
         return (self.column,) if self.column else ()
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Whether it is JSON, and whether it fits."""
+        return ("parsed", "valid")
+
     @model_validator(mode="after")
     def _one_schema(self) -> JsonSchemaOptions:
         if self.file is not None and self.column is not None:

@@ -42,6 +42,16 @@ class RewardOptions(BaseModel):
         """Columns of the row that it reads, and cannot be without."""
         return ()
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Figures of each completion that are logged beside the score, as `name.part`."""
+        return ()
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """All that is logged of it: its score, as it is, and its parts."""
+        return (self.label, *(f"{self.label}.{part}" for part in self.parts))
+
 
 class AnswerOptions(RewardOptions):
     """What the rewards share that compare an answer in the completion with one in the row."""
