@@ -218,13 +218,14 @@ def dpo(*, quick: bool) -> dict[str, float]:
     differences = []
     for name, (layers, prompt, response, lora) in list(SHAPES.items())[: 2 if quick else None]:
         best = ["best"] if name == "dpo_6l_200_50" else []
-        names, turns = ["DPOTrainer", *best, "recomputed", "precomputed"], 1 if quick else 2 if layers == 30 else 5
+        before = [] if quick and not best else ["precomputed"]
+        names, turns = ["DPOTrainer", *best, "recomputed", *before], 1 if quick else 2 if layers == 30 else 5
         orders = {n: {**SIDES[n], "loss": "sigmoid", "layers": layers, "lengths": (prompt, response), "lora": lora} for n in names}
         found = take_turns(name, orders, script=__file__, turns=turns, length=1)
-        figures |= {name: found["recomputed"]["ratio"], f"{name}_precomputed": found["precomputed"]["ratio"]}
+        figures |= {name: found["recomputed"]["ratio"], **{f"{name}_{n}": found[n]["ratio"] for n in before}}
         if best:
             figures["dpo_6l_vs_best"] = found["best"]["seconds"] / found["precomputed"]["seconds"]
-        differences += [found[n]["difference"] for n in ("recomputed", "precomputed")]
+        differences += [found[n]["difference"] for n in ("recomputed", *before)]
     return {**figures, "max_loss_difference": max(differences)}
 
 
@@ -255,9 +256,9 @@ def grpo(*, quick: bool) -> dict[str, float]:
         return {n: {**side, "loss": "grpo", **more} for n, side in sides.items()}
 
     turns, length = (1, 1) if quick else (5, 2)
-    drawn, given = orders(layers=6, prompts=2, given=False), orders(layers=2, prompts=1, given=True)
+    drawn, given = orders(layers=6, prompts=1 if quick else 2, given=False), orders(layers=2, prompts=1, given=True)
     timed = take_turns("6 layers, 8 answers", drawn, script=__file__, turns=turns, length=length)["luthier"]
-    checked = take_turns("2 layers, given answers", given, script=__file__, turns=1, length=1 if quick else 2)["luthier"]
+    checked = take_turns("2 layers, given answers", given, script=__file__, turns=1, length=2)["luthier"]
     return {"grpo_step": timed["ratio_step"], "grpo_update": timed["ratio_update"], "max_loss_difference": checked["difference"]}
 
 

@@ -422,3 +422,22 @@ def test_faults_in_method_options_are_told(world):
         luthier.train(recipe(world, "llama", {"type": "freeze", "names": [".*"]}))
     with pytest.raises(ModelError, match="takes no adapter"):
         luthier.train(recipe(world, "llama", {"type": "lora", "target_modules": ["lm_head"]}))
+
+
+def test_the_rate_of_adapters_has_a_limit_that_spares_the_head(recipe, monkeypatch):
+    """Beyond it LoRA collapses on MiniLM; toy models are below the width from which it holds."""
+    import luthier
+
+    def planned(method):
+        changed = {**recipe, "method": method, "training": {"epochs": 1, "max_steps": 1, "threads": 1}}
+        changed["evaluation"] = {"base_model": False, "baselines": []}
+        return luthier.train(changed).facts["plan"]
+
+    free, whole = planned("lora"), planned("full")
+    assert free["learning_rate"] == pytest.approx(15 * whole["learning_rate"])
+    assert (free["rate_factor"], whole["rate_factor"]) == (15.0, 1.0)
+    monkeypatch.setattr("luthier.workflow.plan.WIDE", 8)
+    limited = planned("lora")
+    assert limited["learning_rate"] == pytest.approx(1e-3)
+    assert limited["rate_factor"] == pytest.approx(1e-3 / whole["learning_rate"])
+    assert planned("full")["learning_rate"] == whole["learning_rate"]

@@ -157,6 +157,7 @@ def build(resolved: Resolved, *, listener: Listener = silent) -> Job:
         longest_model=limit,
         longest_text=longest,
         rate_factor=method.rate_factor,
+        fastest=method.fastest,
     )
     _check_metric(data, decided.metric, written=recipe.evaluation.written)
     trunk = plan_trunk(method, loaded, data.task, decided, tokens)

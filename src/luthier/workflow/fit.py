@@ -182,7 +182,7 @@ class Fit:
         layers, method = layer_rates(self.model, self.options.layer_decay), self.job.method
         wanted = getattr(self.job.task, "head_rate", {})
         own = wanted if isinstance(wanted, Mapping) else {"": wanted}  # of several heads, each one's by its name
-        faster = {f"{h}.{n}": rate / method.rate_factor for h in head_modules(self.model) for n, rate in own.items()}
+        faster = {f"{h}.{n}": rate / self.job.plan.rate_factor for h in head_modules(self.model) for n, rate in own.items()}
         faster |= {f"{n}.": rate for n, rate in getattr(self.job.task, "module_rates", {}).items()}
         return lambda name: method.rate_scale(name) * layers(name) * next((r for n, r in faster.items() if name.startswith(n)), 1.0)
 

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.errors import Fault, RecipeError
 from luthier.recipe import Resolved
@@ -19,6 +19,8 @@ from luthier.workflow.dataset import LEARNED, Dataset
 
 SLOWEST, SCRATCH_RATE = 1e-5, 2e-3
 """The lowest inferred learning rate, and the one for a model of width 256 that starts at random."""
+WIDE = 384
+"""From this width on (MiniLM) an adapter's rate has a limit: 4,000 rows of SST-2 with LoRA end at 0.52 at 3e-3, and at 0.86 at 1e-3."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Plan:
     metric: str
     stages: tuple[int, ...] = ()
     """Updates of each stage of a curriculum that has stages."""
+    rate_factor: float = 1.0
+    """How much higher the learning rate is than that of full fine-tuning, since few weights move."""
 
 
 def plan(
@@ -44,12 +48,13 @@ def plan(
     longest_model: int,
     longest_text: int,
     rate_factor: float = 1.0,
+    fastest: float = math.inf,
 ) -> tuple[Plan, Course]:
     """Decide every `auto`.
 
     Epochs: enough updates for the task, within its fewest and most passes, since few rows need many
     passes. Learning rate: falls with the square of the model's width (classification: 2e-4 at 384, MiniLM,
-    5e-5 at 768, BERT base), and is `rate_factor` as high where few weights move; a model from nothing learns faster,
+    5e-5 at 768, BERT base), and is `rate_factor` as high where few weights move, up to `fastest`; a model from nothing learns faster,
     and falls with the width itself.
     """
     training, task = resolved.recipe.training, data.task
@@ -86,7 +91,7 @@ def plan(
         total = math.ceil(epochs * per_epoch)
     if training.max_steps is not None:
         total = min(total, training.max_steps)
-    rate = _learning_rate(resolved, task, hidden_size=hidden_size, rate_factor=rate_factor)
+    rate = _learning_rate(resolved, task, hidden_size=hidden_size, rate_factor=rate_factor, fastest=fastest)
     wanted_length = resolved.recipe.model.max_length
     if wanted_length == "auto":
         length = longest_model
@@ -100,21 +105,30 @@ def plan(
     if stages:
         _of_stages(resolved)
     _refuse(resolved, stages, total)
-    return Plan(epochs, per_epoch, total, rate, length, metric, stages), order
+    return Plan(epochs, per_epoch, total, rate.value, length, metric, stages, rate.factor), order
 
 
-def _learning_rate(resolved: Resolved, task: Any, *, hidden_size: int, rate_factor: float) -> float:
-    """The recipe's, or what width, method and task make of it."""
+class Rate(NamedTuple):
+    """A learning rate, and how much higher it is than that of full fine-tuning."""
+
+    value: float
+    factor: float
+
+
+def _learning_rate(resolved: Resolved, task: Any, *, hidden_size: int, rate_factor: float, fastest: float) -> Rate:
+    """The recipe's, or what width, method and task make of it; and how much higher it is for the method."""
     recipe = resolved.recipe
     if recipe.training.learning_rate != "auto":
-        return recipe.training.learning_rate
+        return Rate(recipe.training.learning_rate, rate_factor)
     if recipe.model.from_scratch is not None:
-        rate = min(SCRATCH_RATE, SCRATCH_RATE * 256 / hidden_size)
+        rate, factor = min(SCRATCH_RATE, SCRATCH_RATE * 256 / hidden_size), rate_factor
     else:
-        rate = rate_factor * min(task.rate, max(SLOWEST, task.rate * (task.rate_width / hidden_size) ** 2))
+        whole = min(task.rate, max(SLOWEST, task.rate * (task.rate_width / hidden_size) ** 2))
+        factor = min(rate_factor, fastest / whole) if hidden_size >= WIDE else rate_factor
+        rate = factor * whole
     by = f", and the method, {recipe.method.type}" if rate_factor != 1 else ""
     resolved.infer("training.learning_rate", rate, f"the model's width, {hidden_size}{by}")
-    return rate
+    return Rate(rate, factor)
 
 
 def _refuse(resolved: Resolved, stages: Sequence[int], total: int) -> None:

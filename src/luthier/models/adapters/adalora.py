@@ -22,7 +22,7 @@ SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 class AdaLora(Injected):
     """The method, with PEFT's allocator of ranks."""
 
-    rate_factor = 15.0
+    rate_factor, fastest = 15.0, 1e-3
     options: AdaLoraOptions  # type: ignore[assignment]
 
     def goes_on(self, loaded: Loaded) -> bool:

@@ -19,7 +19,7 @@ CHANGING = ("pissa", "olora")
 class Lora(Injected):
     """The method."""
 
-    rate_factor = 15.0
+    rate_factor, fastest = 15.0, 1e-3
     options: LoraOptions  # type: ignore[assignment]
 
     def refusal(self, loaded: Loaded) -> str | None:

@@ -27,6 +27,8 @@ class Method:
 
     rate_factor: ClassVar[float] = 1.0
     """How much higher the inferred learning rate is than that of full fine-tuning."""
+    fastest: ClassVar[float] = float("inf")
+    """The highest inferred learning rate of a model that is no toy: beyond it what is learned collapses."""
     mergeable: ClassVar[bool] = False
     adapter: ClassVar[bool] = False
     """Whether what is learned is saved beside the base model rather than in it."""
