@@ -43,6 +43,7 @@ def test_every_way_is_trained_and_compared(staged):
     assert set(found.figures) == {*IN_STAGES, "replay+distill"} - set(found.left_out)
     assert set(found.left_out) <= {"freeze"}
     facts = json.loads((found.folder / "ways.json").read_text(encoding="utf-8"))
+    assert facts["missing"] == 0
     for way, (only,) in ((w, f) for w, f in found.figures.items() if w != "joint"):
         (name,) = found.runs[way]
         run = Run(found.folder / name)

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,15 @@ class Embedder:
 
     def key(self, texts: Sequence[str]) -> str:
         """SHA-256 of what the vectors of some texts depend on: architecture, weights, pooling, length, tokens."""
+        digest = self._identity.copy()
+        for text in texts:
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()[:40]
+
+    @cached_property
+    def _identity(self) -> Any:
+        """The digest of all but the texts: the weights are read once."""
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}  # type: ignore[operator]
         pieces = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
@@ -101,10 +111,7 @@ class Embedder:
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        for text in texts:
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "little") + data)
-        return digest.hexdigest()[:40]
+        return digest
 
 
 def similar(

@@ -77,11 +77,11 @@ def compare(resolved: Resolved, *, ways: Sequence[str] = (), seeds: int = 1, lis
                 raise
             found.left_out[way] = "; ".join(f.message for f in faults)
             listener(Note(f"{way} is left out: {found.left_out[way]}"))
-            continue
-        found.runs.setdefault(way, []).append(run.id)
-        found.figures.setdefault(way, []).append(_staged(run, naive) if staged else _single(run))
-        _write(found, resolved.name, seeds=seeds, missing=total - number - 1, alike=staged)
-    _write(found, resolved.name, seeds=seeds, missing=0, alike=staged)
+        else:
+            found.runs.setdefault(way, []).append(run.id)
+            found.figures.setdefault(way, []).append(_staged(run, naive) if staged else _single(run))
+        missing = sum(names[later % len(names)] not in found.left_out for later in range(number + 1, total))
+        _write(found, resolved.name, seeds=seeds, missing=missing, alike=staged)
     return found
 
 
