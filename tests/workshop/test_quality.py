@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from scipy.stats import binom, fisher_exact
 
 from luthier.workshop.quality.balance import balance
+from luthier.workshop.quality.confident import confident_class, confident_joint, thresholds
 from luthier.workshop.quality.difficulty import easy, hard
 from luthier.workshop.quality.drifted import Other, drifted
 from luthier.workshop.quality.folds import out_of_fold, parts
 from luthier.workshop.quality.inconsistent import copies, inconsistent
-from luthier.workshop.quality.label_errors import confident_class, confident_joint, label_errors, suspicion, thresholds
+from luthier.workshop.quality.label_errors import label_errors, suspicion, two_rounds
 from luthier.workshop.quality.neighbours import neighbours
 from luthier.workshop.quality.ngrams import presence
+from luthier.workshop.quality.noise import believed
 from luthier.workshop.quality.outliers import outliers
 from luthier.workshop.quality.shortcuts import _fisher, holm, shortcuts
 from luthier.workshop.quality.triggers import evidence, triggers
@@ -66,9 +68,68 @@ def test_confident_classes_by_hand():
     given = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.55, 0.45]])  # thresholds: 0.6 and 0.625
     assert thresholds(gold, given).tolist() == pytest.approx([0.6, 0.625])
     assert confident_class(gold, given).tolist() == [0, 1, 1, -1]
-    found = label_errors(gold, given, ["a", "b"])
-    assert [(f.rows, f.suggested) for f in found] == [((1,), ("b",))]
-    assert found[0].score == pytest.approx(0.7) == suspicion(gold, given)[1]
+
+
+def mislabelled(noise, *, rows: int = 6000, seed: int = 0):
+    """True probabilities of each row, labels drawn from the noise, which of them are wrong, and what Bayes' rule says that knows the noise."""
+    rng = np.random.default_rng(seed)
+    chances = rng.dirichlet(np.full(len(noise), 0.08), rows).clip(1e-6)
+    chances /= chances.sum(axis=1, keepdims=True)
+    right = np.array([rng.choice(len(noise), p=p) for p in chances])
+    gold = np.array([rng.choice(len(noise), p=noise[k]) for k in right])
+    known = chances * noise.T[gold]
+    return chances, gold, gold != right, known / known.sum(axis=1, keepdims=True)
+
+
+def noisy(kind: str, classes: int = 6, share: float = 0.12):
+    noise = np.full((classes, classes), share / (classes - 1))
+    if kind == "to the next":
+        noise = np.roll(np.eye(classes), 1, axis=1) * share
+    np.fill_diagonal(noise, 1 - share)
+    return noise
+
+
+@pytest.mark.parametrize("power", [1.0, 0.6, 1.5])
+@pytest.mark.parametrize("kind", ["to the next", "to any other"])
+def test_noise_that_is_not_known_is_believed_as_if_it_were(kind, power):
+    """Even where the probabilities are less, or more, sure than they should be."""
+    chances, gold, wrong, known = mislabelled(noisy(kind))
+    given = chances**power
+    beliefs = believed(gold, given / given.sum(axis=1, keepdims=True))
+    assert abs(beliefs - known).max(axis=1).mean() < 0.01
+    assert suspicion(gold, beliefs).sum() == pytest.approx(wrong.sum(), rel=0.1)
+
+
+def test_noise_that_goes_one_way_says_more_than_the_probabilities():
+    """Of two rows with the same probabilities, the one is suspected whose other class is often given its label."""
+    chances, gold, _, _ = mislabelled(noisy("to the next"))
+    between = np.array([[0.45, 0.55, 0, 0, 0, 0], [0.55, 0.45, 0, 0, 0, 0]]).clip(1e-6)  # given 1 and 0; 0 is mistaken for 1
+    of_own = suspicion(np.append(gold, [1, 0]), believed(np.append(gold, [1, 0]), np.vstack([chances, between])))[-2:]
+    assert of_own[0] > 5 * of_own[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 40), st.integers(0, 999))
+def test_beliefs_are_probabilities(classes, rows, seed):
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, classes, rows)
+    given = rng.dirichlet(np.full(classes, 0.3), rows).clip(1e-6)
+    beliefs = believed(gold, given / given.sum(axis=1, keepdims=True))
+    assert np.isfinite(beliefs).all()
+    assert (beliefs >= 0).all()
+    np.testing.assert_allclose(beliefs.sum(axis=1), 1, atol=1e-9)
+
+
+def test_the_second_round_learns_what_the_first_believes():
+    """From labels that are wrong one way, its probabilities are nearer to the right classes than the first round's."""
+    vectors, gold = clusters(600, spread=0.3)
+    labels = gold.copy()
+    wrong = np.random.default_rng(1).choice(600, 120, replace=False)
+    labels[wrong] = (gold[wrong] + 1) % 3
+    groups = np.arange(600)
+    first, second = (chances(vectors, labels), two_rounds(vectors, labels, classes=3, groups=groups))
+    of_gold = [np.log(p[np.arange(600), gold]).mean() for p in (first, second)]
+    assert of_gold[1] > of_gold[0] + 0.1
 
 
 def test_planted_label_errors_come_first():

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier.workshop.quality.finding import Finding
-from luthier.workshop.quality.label_errors import likeliest_other
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,5 +39,8 @@ def easy(gold: NDArray[np.int64], probabilities: NDArray[np.float64], names: Seq
 
 
 def _margin(gold: NDArray[np.int64], probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    other, rows = likeliest_other(gold, probabilities), range(len(gold))
+    """How much likelier the given class is than the likeliest other one, which is the second."""
+    rows, others = range(len(gold)), probabilities.copy()
+    others[rows, gold] = -1
+    other = others.argmax(axis=1)
     return probabilities[rows, gold] - probabilities[rows, other], other

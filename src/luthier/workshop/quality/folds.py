@@ -16,6 +16,8 @@ FOLDS = 5
 STRENGTH = 2.0
 """Inverse of the penalty on the squared weights: firmer than for a model that has to be right, so that wrong labels are not learned."""
 ITERATIONS = 60
+BELIEVED = 0.02
+"""What is believed less of a row is not learned."""
 LEAST = 1e-6
 """The lowest probability that is given, so that logarithms stay finite."""
 
@@ -26,28 +28,41 @@ def out_of_fold(
     *,
     classes: int,
     groups: NDArray[np.int64],
-    trusted: NDArray[np.bool_] | None = None,
+    beliefs: NDArray[np.float64] | None = None,
+    strength: float = STRENGTH,
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """Probabilities (rows, classes) from vectors (rows, width) and labels (rows,); each line sums to 1.
 
-    `groups` (rows,) has the same number for copies; where `trusted` (rows,) is given, only those rows are learned from.
+    `groups` (rows,) has the same number for copies. Where `beliefs` (rows, classes) are given, each row is learned from as of every class,
+    as much as that is believed. `strength` is the inverse of the penalty on the squared weights.
     """
     import numpy as np
 
     part = parts(gold, groups, folds=FOLDS, seed=seed)
-    usable = np.ones(len(gold), bool) if trusted is None else trusted
+    rows, learned, weights = np.arange(len(gold)), gold, np.ones(len(gold))
+    if beliefs is not None:
+        rows, learned = np.nonzero(beliefs > BELIEVED)
+        weights = beliefs[rows, learned]
     found = np.full((len(gold), classes), LEAST)
     for fold in range(FOLDS):
-        held = part == fold
-        seen = ~held & usable
+        held, seen = part == fold, part[rows] != fold
         if held.any() and seen.any():
-            found[held] = predicted(vectors[seen], gold[seen], vectors[held], classes=classes)
+            known = vectors[rows[seen]]
+            found[held] = predicted(known, learned[seen], vectors[held], classes=classes, weights=weights[seen], strength=strength)
     return found / found.sum(axis=1, keepdims=True)
 
 
-def predicted(vectors: NDArray[Any], gold: NDArray[np.int64], held: NDArray[Any], *, classes: int) -> NDArray[np.float64]:
-    """What a regression that learned from `vectors` and `gold` says of `held`, (held rows, classes)."""
+def predicted(
+    vectors: NDArray[Any],
+    gold: NDArray[np.int64],
+    held: NDArray[Any],
+    *,
+    classes: int,
+    weights: NDArray[np.float64] | None = None,
+    strength: float = STRENGTH,
+) -> NDArray[np.float64]:
+    """What a regression that learned from `vectors` and `gold`, each as much as its weight, says of `held`, (held rows, classes)."""
     import warnings
 
     import numpy as np
@@ -60,7 +75,7 @@ def predicted(vectors: NDArray[Any], gold: NDArray[np.int64], held: NDArray[Any]
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the last iteration is good enough where it does not converge before
-            model = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(vectors, gold)
+            model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(vectors, gold, sample_weight=weights)
         found[:, model.classes_] = np.maximum(model.predict_proba(held), LEAST)
     return found / found.sum(axis=1, keepdims=True)
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 Mend = Literal["drop", "relabel"]
 STAGE = "quality"
-AT_LEAST = 0.9
-"""The score of a label error from which on it is mended: below that, rows that are only hard are lost too."""
 COLUMNS = ("row", "file", "line", "text", "label", "suggested", "score", "kind", "reason")
 
 
