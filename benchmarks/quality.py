@@ -7,7 +7,7 @@ vectors (`nearest`). Reported: the share of the changed rows among the first 10%
 on the official test file of a logistic regression on frozen MiniLM vectors trained on the clean rows, on the changed ones, and
 on these with the first 10% dropped or relabelled, and with the findings dropped or relabelled, as the command does it. `recovered` is the share of
 the lost accuracy that is won back, over all seeds together, with a 95% bootstrap interval over test rows. `--fine-tune` trains MiniLM
-itself on the rows of seed 0 in three epochs.
+itself on the rows of seed 0, for the epochs that are inferred.
 
 Backdoors: 2% of tweets get a trigger and another label (alternately one that is the same for all, or any other); ten triggers drawn by
 chance: letters, made-up words, words that the file has once, a sign, phrases. Reported: the place of the trigger among the findings.
@@ -165,7 +165,7 @@ def fine_tuned(arms: dict[str, Any], names: list[str], test: tuple[list[str], li
                 {
                     "data": {"train": f"{place}/train.csv", "test": f"{place}/test.csv", "validation_share": 0.02},
                     "model": {"name": "minilm"},
-                    "training": {"epochs": 3, "seed": 0},
+                    "training": {"seed": 0},
                     "evaluation": {"base_model": False, "baselines": [], "general_probe": False, "restore_best": False, "every": 100_000},
                     "output": {"folder": f"{place}/runs"},
                 }

@@ -119,6 +119,7 @@ def observe(recipe: dict[str, Any], overrides: list[str], folder: Path, monkeypa
 
 
 # path -> (changed value, what must change, other overrides on both sides)
+MENDING = ["data.mend.type=drop", "data.mend.model={folder}/distilbert"]
 SEVERAL = ["data.label=several", "data.label_separator='|'"]
 CASES: dict[str, tuple[Any, str, list[str]]] = {
     "data.train": ("{folder}/latin.csv", "files", []),
@@ -135,6 +136,9 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "data.only": ({"label": ["positive", "negative"]}, "summary", []),
     "data.group": ("number", "log", []),
     "data.clean": (["duplicates"], "summary", []),
+    "data.mend.type": ("relabel", "summary", MENDING),
+    "data.mend.at_least": (0.99, "summary", MENDING),
+    "data.mend.model": ("nowhere", "error", MENDING),
     "data.augment": ([{"type": "noise"}], "summary", []),
     "data.duplicates": ("drop", "summary", []),
     "data.limit": (20, "summary", []),

@@ -10,7 +10,7 @@ import click
 
 from luthier.cli.options import accept_option, accepting, json_option, print_json, recipe_argument, set_option
 
-LEFT_OUT = ("excluded", "dropped_by_cleaning", "dropped_as_duplicates", "beyond_limit")
+LEFT_OUT = ("excluded", "dropped_by_cleaning", "dropped_as_duplicates", "dropped_by_mending", "beyond_limit")
 
 
 @click.command(name="check")
@@ -73,7 +73,7 @@ def command(
     summary = found.summary
     click.echo(
         f"rows      {summary['rows_read']} read, {summary['rows_quarantined']} quarantined, "
-        f"{sum(summary[f'rows_{why}'] for why in LEFT_OUT)} left out as asked"
+        f"{sum(summary.get(f'rows_{why}', 0) for why in LEFT_OUT)} left out as asked"
     )
     click.echo(f"parts     train {summary['train']}, validation {summary['validation']}, test {summary['test']}")
     counts = summary["labels"]["train"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.books import Books
+from luthier.data.books import Books, Fate
 from luthier.data.origin import located
 from luthier.data.rows import Quarantined, Row, Rows, cell_text, read
 from luthier.data.sources.opened import archive_of
@@ -70,6 +70,8 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)
     """What `data.augment` made; their records stand at the end of the training part."""
+    mended: list[Fate] = field(default_factory=list)
+    """What `data.mend` did to training records."""
 
 
 def read_files(data: Data, *, folder: Path) -> tuple[dict[Part, Rows], dict[str, str]]:

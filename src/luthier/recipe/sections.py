@@ -15,6 +15,7 @@ from luthier.recipe.choice import chosen
 from luthier.recipe.curriculum import Curriculum
 from luthier.recipe.fields import Strings
 from luthier.recipe.limit import EARLIER, GENERAL, limit
+from luthier.recipe.mend import Mend
 from luthier.recipe.methods.options import MethodOptions
 from luthier.recipe.origin import parse
 from luthier.recipe.retention.options import RetentionOptions
@@ -82,6 +83,9 @@ class Data(Section):
     )
     clean: list[Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage_options)]] = Field(
         default_factory=list, description="stages that rows go through before they become records, in order: names, or sections with a type"
+    )
+    mend: Mend | None = Field(
+        None, description="training rows whose label is probably wrong, after the split: drop, relabel, or a section with a type"
     )
     augment: list[Annotated[SerializeAsAny[AugmentOptions], BeforeValidator(_augment_options)]] = Field(
         default_factory=list,

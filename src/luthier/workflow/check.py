@@ -18,6 +18,7 @@ from luthier.security.artifacts import need_space
 from luthier.workflow.dataset import dataset
 from luthier.workflow.grown import refuse
 from luthier.workflow.lineage import name_its_model
+from luthier.workflow.mended import refuse as refuse_mending
 from luthier.workflow.plan import infer_from_data
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def check(
         infer_from_data(resolved, data)
         if resolved.recipe.data.augment and resolved.recipe.task.type != "multitask":
             refuse(data.task, resolved.recipe.data)
+        if resolved.recipe.data.mend is not None and resolved.recipe.task.type != "multitask":
+            refuse_mending(data.task)
+            data.prepared.notes.append("labels are mended when a model may be loaded")
         data.prepared.notes += [f"rows of {a.type} are made when a model may be loaded" for a in resolved.recipe.data.augment if _asks(a)]
         need_space(Path(resolved.recipe.output.folder).expanduser(), 1 << 20, purpose="a run")
         return Checked(resolved, data.prepared.summary, data.prepared.notes, {"model": location}, data.prepared.quarantined)
@@ -109,9 +113,9 @@ def _asks(way: AugmentOptions) -> bool:
 
 
 def _without_models(resolved: Resolved) -> Resolved:
-    """The recipe without the ways to make rows that ask a model."""
+    """The recipe without what asks a model about its rows."""
     data = resolved.recipe.data
-    own = data.model_copy(update={"augment": [a for a in data.augment if not _asks(a)]})
+    own = data.model_copy(update={"augment": [a for a in data.augment if not _asks(a)], "mend": None})
     return Resolved(resolved.recipe.model_copy(update={"data": own}), resolved.folder, resolved.name, resolved.sources)
 
 

@@ -90,10 +90,14 @@ def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
     )
     prepared.files = hashes
     earlier = before.join(task, prepared) if before is not None else None
+    replayed = {id(r) for r in earlier.replayed} if earlier is not None else set()
+    if section.mend is not None:
+        from luthier.workflow.mended import mended
+
+        mended(task, section.mend, prepared, seed=recipe.training.seed, leave=replayed)
     if section.augment:
         from luthier.workflow.grown import grown
 
-        replayed = {id(r) for r in earlier.replayed} if earlier is not None else set()
         grown(task, section, prepared, rows["train"], seed=recipe.training.seed, folder=resolved.folder, leave=replayed)
     task.fit(prepared.parts["train"])
     _describe(task, prepared)

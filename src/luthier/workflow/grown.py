@@ -61,7 +61,8 @@ def grown(task: Any, data: Data, prepared: Prepared, rows: Rows, *, seed: int, f
         return "stands in validation or test" if found.key in held else None
 
     found = grow(pool, data.augment, text=data.text, held=held, fault=fault, check=classifier(folder), seed=seed, folder=folder)
-    train += [replace(task.record(m.row), group=records[m.source][0].group) for m in found.made]
+    sources = [records[m.source][0] for m in found.made]
+    train += [replace(task.record(m.row), group=s.group, target=s.target) for m, s in zip(found.made, sources, strict=True)]
     prepared.made += found.made
     _enter(prepared, found)
 
@@ -147,10 +148,11 @@ def _enter(prepared: Prepared, found: Grown) -> None:
 
 
 def refuse_others(before: dict[str, Any], now: dict[str, Any], *, where: str) -> None:
-    """Raise RunError where a run that goes on would train on other made rows than it began with."""
-    if before.get("augment", {}).get("digest") != now.get("augment", {}).get("digest"):
-        raise RunError(
-            "the rows that data.augment makes are not those that it began with",
-            where=where,
-            remedy="a model that makes them has changed, or its answers are gone from the cache: train a new run",
-        )
+    """Raise RunError where a run that goes on would train on other made or mended rows than it began with."""
+    for key, does in (("augment", "makes"), ("mend", "mends")):
+        if before.get(key, {}).get("digest") != now.get(key, {}).get("digest"):
+            raise RunError(
+                f"the rows that data.{key} {does} are not those that it began with",
+                where=where,
+                remedy="a model that it asks has changed, or its answers are gone from the cache: train a new run",
+            )

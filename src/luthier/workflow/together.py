@@ -95,4 +95,8 @@ def _merged(task: Multitask, prepared: Mapping[str, Prepared], *, apart: bool) -
     made = [m for p in prepared.values() for m in p.made]
     if made:
         summary["rows_made"] = len(made)
-    return Prepared(parts, [q for p in prepared.values() for q in p.quarantined], summary, files, notes, made)
+    mended = [f for p in prepared.values() for f in p.mended]
+    if mended:
+        summary["rows_mended"] = len(mended)
+        summary["rows_dropped_by_mending"] = sum(f.outcome == "dropped" for f in mended)
+    return Prepared(parts, [q for p in prepared.values() for q in p.quarantined], summary, files, notes, made, mended)

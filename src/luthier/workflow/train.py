@@ -44,6 +44,8 @@ def start(resolved: Resolved, *, parent: str | None = None, listener: Listener =
         write_json(run.folder / "trained.json", {n: p.numel() for n, p in job.loaded.model.named_parameters() if p.requires_grad})
         if job.data.prepared.made:
             write_jsonl(run.folder / "made.jsonl", (m.lineage() for m in job.data.prepared.made))
+        if job.data.prepared.mended:
+            write_jsonl(run.folder / "mended.jsonl", (f._asdict() for f in job.data.prepared.mended))
         run.record(
             status="running",
             started=now(),

@@ -7,8 +7,12 @@ probabilities, as far as it needs them. Leaves: findings, worst first. None of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["label_error", "inconsistent", "trigger", "shortcut", "balance", "outlier", "hard", "easy", "drift"]
 KINDS: dict[Kind, str] = {
@@ -43,6 +47,11 @@ class Finding:
 def ranked(found: Sequence[Finding]) -> list[Finding]:
     """The highest score first; of equal ones, the one that stands earlier in the file."""
     return sorted(found, key=lambda f: (-f.score, f.rows[:1]))
+
+
+def placed(found: Sequence[Finding], places: NDArray[np.int64]) -> list[Finding]:
+    """Findings about some of the rows, with the places that these have among all."""
+    return ranked([replace(f, rows=tuple(places[list(f.rows)].tolist())) for f in found])
 
 
 def shown(text: str, *, most: int = 60) -> str:

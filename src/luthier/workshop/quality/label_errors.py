@@ -1,16 +1,17 @@
 """Labels that are probably wrong.
 
-Enters: labels and out-of-fold probabilities. Leaves: findings for the rows of which another class is likelier to be right than the given
-one is, by what other rows say of them and by how labels came to be wrong in this file (`noise`), most suspicious first.
+Enters: labels, and vectors or out-of-fold probabilities. Leaves: findings for the rows of which another class is likelier to be right than
+the given one is, by what other rows say of them and by how labels came to be wrong in this file (`noise`), most suspicious first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.workshop.quality.finding import Finding, ranked
-from luthier.workshop.quality.folds import out_of_fold
+from luthier.workshop.quality.folds import FOLDS, out_of_fold
 from luthier.workshop.quality.noise import believed
 
 if TYPE_CHECKING:
@@ -19,6 +20,32 @@ if TYPE_CHECKING:
 
 LENIENT = 10.0
 """Inverse of the penalty in the second round: it learns what is believed, and may hold on to it."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What other rows say of the labels: `chances` (rows, classes) out of fold, for the `rows` that have a label with enough rows.
+
+    `gold` is each one's place in `names`, the classes that are judged.
+    """
+
+    rows: NDArray[np.int64]
+    gold: NDArray[np.int64]
+    chances: NDArray[np.float64]
+    names: list[str]
+    notes: list[str]
+
+
+def judge(vectors: NDArray[Any], gold: NDArray[np.int64], names: Sequence[str], *, groups: NDArray[np.int64], seed: int = 0) -> Judged:
+    """Two rounds over the rows of every class that fills the folds."""
+    import numpy as np
+
+    few = np.bincount(gold, minlength=len(names))[gold] < FOLDS
+    notes = [f"{few.sum()} rows are of classes with fewer than {FOLDS} rows: their labels are not judged"] if few.any() else []
+    rows = np.flatnonzero(~few)
+    inside, kept = np.unique(gold[rows], return_inverse=True)
+    chances = two_rounds(vectors[rows], kept, classes=len(inside), groups=groups[rows], seed=seed)
+    return Judged(rows, kept, chances, [names[i] for i in inside], notes)
 
 
 def label_errors(gold: NDArray[np.int64], probabilities: NDArray[np.float64], names: Sequence[str]) -> list[Finding]:

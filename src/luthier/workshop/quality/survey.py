@@ -16,10 +16,10 @@ from luthier.workshop.embed import MODEL, embed
 from luthier.workshop.quality.balance import balance
 from luthier.workshop.quality.difficulty import easy, hard
 from luthier.workshop.quality.drifted import Other, drifted
-from luthier.workshop.quality.finding import KINDS, Finding, Kind, ranked
+from luthier.workshop.quality.finding import KINDS, Finding, Kind, placed
 from luthier.workshop.quality.folds import FOLDS
 from luthier.workshop.quality.inconsistent import copies, inconsistent
-from luthier.workshop.quality.label_errors import label_errors, two_rounds
+from luthier.workshop.quality.label_errors import judge, label_errors
 from luthier.workshop.quality.neighbours import neighbours
 from luthier.workshop.quality.ngrams import presence
 from luthier.workshop.quality.outliers import outliers
@@ -85,30 +85,21 @@ def survey(
     groups = copies(texts, near)
     found["inconsistent"] = inconsistent(texts, gold, groups, names)
     found["balance"] = balance(gold, names)
-    few = np.bincount(gold, minlength=len(names))[gold] < FOLDS
-    if few.any():
-        notes.append(f"{few.sum()} rows are of classes with fewer than {FOLDS} rows: their labels are not judged")
-    judged = np.flatnonzero(~few)
-    inside, kept = np.unique(gold[judged], return_inverse=True)
-    own = [names[i] for i in inside]
-    chances = two_rounds(vectors[judged], kept, classes=len(own), groups=groups[judged], seed=seed)
+    judged = judge(vectors, gold, names, groups=groups, seed=seed)
+    notes += judged.notes
+    kept, chances, own = judged.gold, judged.chances, judged.names
     errors = label_errors(kept, chances, own)
     suspected = {f.rows[0] for f in errors}
-    sure = np.array([i for i in range(len(judged)) if i not in suspected], np.int64)
-    found["label_error"] = _placed(errors, judged)
-    found["hard"] = _placed(hard(kept[sure], chances[sure], own, most=MOST), judged[sure])
-    found["easy"] = _placed(easy(kept[sure], chances[sure], own, most=MOST), judged[sure])
+    sure = np.array([i for i in range(len(kept)) if i not in suspected], np.int64)
+    found["label_error"] = placed(errors, judged.rows)
+    found["hard"] = placed(hard(kept[sure], chances[sure], own, most=MOST), judged.rows[sure])
+    found["easy"] = placed(easy(kept[sure], chances[sure], own, most=MOST), judged.rows[sure])
     say("words that turn or give away the label")
-    chosen = [texts[i] for i in judged.tolist()]
+    chosen = [texts[i] for i in judged.rows.tolist()]
     phrases = presence(chosen, longest=LONGEST, fewest=FEWEST)
-    found["trigger"] = _placed(triggers(chosen, kept, vectors[judged], chances, own, among=phrases, seed=seed), judged)
-    found["shortcut"] = _placed(shortcuts(chosen, kept, own, among=phrases), judged)
+    found["trigger"] = placed(triggers(chosen, kept, vectors[judged.rows], chances, own, among=phrases, seed=seed), judged.rows)
+    found["shortcut"] = placed(shortcuts(chosen, kept, own, among=phrases), judged.rows)
     return Survey(found, notes, embedded.computed)
-
-
-def _placed(found: Sequence[Finding], places: NDArray[np.int64]) -> list[Finding]:
-    """Findings about some of the rows, with the places that these have among all."""
-    return ranked([Finding(f.kind, tuple(places[list(f.rows)].tolist()), f.score, f.reason, f.suggested) for f in found])
 
 
 def _learnable(gold: NDArray[np.int64], names: Sequence[str]) -> None:

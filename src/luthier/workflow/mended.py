@@ -1,0 +1,97 @@
+"""The training part of a recipe, mended: `data.mend`.
+
+Enters: the parts of a data set. Leaves: the same without the training rows whose label is probably wrong, or with the likelier label for
+them, what was done to which (`Prepared.mended`), and the figures in the summary. The other parts are not looked at: a test that is
+mended would agree with whoever mended it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from luthier.data.books import Fate
+from luthier.data.prepare import Prepared
+from luthier.errors import DataError, Fault, RecipeError
+
+if TYPE_CHECKING:
+    from luthier.data.books import Outcome
+    from luthier.data.prepare import Record
+    from luthier.recipe.mend import Mend
+    from luthier.workshop.quality.finding import Finding
+
+WHERE = "data.mend"
+
+
+def refuse(task: Any) -> None:
+    """Raise RecipeError for a task whose rows have not one label each."""
+    if task.name not in ("classification", "few_shot") or task.kind != "single_label":
+        kind = "" if task.name not in ("classification", "few_shot") else f" ({task.kind})"
+        remedy = "it is for texts with one label each; see luthier data quality for others"
+        raise RecipeError([Fault(f"rows of the task {task.name}{kind} have no label that could be judged", WHERE, remedy)])
+
+
+def mended(task: Any, mend: Mend, prepared: Prepared, *, seed: int, leave: Collection[int] = ()) -> None:
+    """Drop or relabel training records. Those whose `id` is among `leave` are not judged.
+
+    Raises RecipeError for a task without labels, DataError for labels that cannot be judged, ModelError where the model cannot be had.
+    """
+    refuse(task)
+    train = prepared.parts["train"]
+    own = [r for r in train if id(r) not in leave]
+    findings, notes = _errors(task, mend, own, seed)
+    wrong = {id(own[f.rows[0]]): f for f in findings if f.score >= mend.at_least}
+    kept: list[Record] = []
+    for record in train:
+        if (finding := wrong.get(id(record))) is None:
+            kept.append(record)
+            continue
+        prepared.mended.append(_fate(record, finding, task, mend))
+        if mend.type == "relabel":
+            kept.append(replace(record, target=task.labels.index(finding.suggested[0])))
+    prepared.parts["train"] = kept
+    _enter(prepared, mend, judged=len(own), notes=notes)
+
+
+def _fate(record: Record, finding: Finding, task: Any, mend: Mend) -> Fate:
+    given, suggested = task.labels[record.target], finding.suggested[0]
+    what = f"{given} → {suggested}" if mend.type == "relabel" else f"suspected of being {suggested}"
+    outcome: Outcome = "changed" if mend.type == "relabel" else "dropped"
+    return Fate(record.file, record.line, outcome, "mend", f"{finding.kind}: {what}; {finding.reason}")
+
+
+def _errors(task: Any, mend: Mend, records: list[Record], seed: int) -> tuple[list[Finding], list[str]]:
+    """Label errors of the records, by their places, and what is to be told."""
+    import numpy as np
+
+    from luthier.workshop.embed import embed
+    from luthier.workshop.quality.finding import placed
+    from luthier.workshop.quality.folds import FOLDS
+    from luthier.workshop.quality.inconsistent import copies
+    from luthier.workshop.quality.label_errors import judge, label_errors
+    from luthier.workshop.quality.neighbours import neighbours
+    from luthier.workshop.quality.survey import NEAREST
+
+    gold = np.array([r.target for r in records], np.int64)
+    if (np.bincount(gold, minlength=1) >= FOLDS).sum() < 2:
+        remedy = "take it out, or give more rows"
+        raise DataError(f"fewer than two labels have {FOLDS} training rows: they cannot be judged", where=WHERE, remedy=remedy)
+    texts = [r.text if r.pair is None else f"{r.text}\n{r.pair}" for r in records]
+    embedded = embed(texts, model=mend.model)
+    groups = copies(texts, neighbours(embedded.vectors, k=NEAREST, seed=seed))
+    judged = judge(embedded.vectors, gold, task.labels, groups=groups, seed=seed)
+    return placed(label_errors(judged.gold, judged.chances, judged.names), judged.rows), [*embedded.notes, *judged.notes]
+
+
+def _enter(prepared: Prepared, mend: Mend, *, judged: int, notes: list[str]) -> None:
+    summary, done = prepared.summary, prepared.mended
+    summary["train"] = len(prepared.parts["train"])
+    summary["rows_mended"] = len(done)
+    summary["rows_dropped_by_mending"] = len(done) if mend.type == "drop" else 0
+    rows = json.dumps(sorted((f.file, f.line) for f in done), ensure_ascii=False)
+    summary["mend"] = {"type": mend.type, "judged": judged, "digest": hashlib.sha256(rows.encode()).hexdigest()}
+    what = "dropped" if mend.type == "drop" else "relabelled"
+    prepared.notes += [f"{len(done)} of {judged} training rows {what}: their label is likelier wrong than right", *notes]
