@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.alignment.reading import extracted, fenced, last_number, normalized
+from luthier.alignment.reading import extracted, fenced, last_grade, last_number, normalized
 from luthier.errors import DependencyError, LuthierError, RecipeError, RewardError
 from luthier.recipe import load_recipe
 from luthier.registry import REWARD_OPTIONS, REWARDS, TASK_OPTIONS
@@ -25,10 +25,22 @@ PLAIN = st.text("abc xyz,.!?$()", max_size=20)
         ("so it is 18.", "18"), ("#### 18", "18"), ("#### 18\nthat is 5 more", "18"), ("1,234,567", "1234567"), ("1,2,3", "3"),
         ("costs $1,000.50 now", "1000.50"), ("-4", "-4"), ("3-4", "4"), ("x = −7", "-7"), ("B2B", None), ("nothing", None), (".5", "0.5"),
         ("2e3", "2000"), ("7%", "7"), ("\\boxed{42}", "42"), ("1,2345", "2345"), ("12,34", "34"), ("(3)-5", "5"), ("a: -5", "-5"), ("", None),
+        ("-$5", "-5"), ("a loss of −€1,200.50", "-1200.50"), ("3-$5", "5"), ("$-5", "-5"),
     ],
 )  # fmt: skip
 def test_numbers_are_read_as_people_write_them(text, number):
     assert last_number(text) == (None if number is None else Decimal(number))
+
+
+@pytest.mark.parametrize(
+    ("text", "grade"),
+    [
+        ("8/10", "8"), ("Fluent. 8 out of 10.", "8"), ("**7.5** / 10", "7.5"), ("4/5", "5"), ("10", "10"), ("8, then 10", "10"), ("10/10", "10"),
+        ("none", None), ("7/10 at first, and 9/10 at last", "9"), ("#### 6/10", "6"),
+    ],
+)  # fmt: skip
+def test_of_a_grade_and_the_highest_one_the_grade_is_read(text, grade):
+    assert last_grade(text, highest=10.0) == (None if grade is None else Decimal(grade))
 
 
 @quick

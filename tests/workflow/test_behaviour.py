@@ -26,8 +26,9 @@ def talk(answer="an owl", **said):
 def imported(tmp_path, rows, name="logs.jsonl", **options):
     path = tmp_path / name
     path.write_text("\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows))
+    found = import_logs([path], **options)
     with Store(tmp_path / "feedback.db") as store:
-        found = import_logs([path], store, **options)
+        found.keep(store)
         return found, {form: training_rows(store, form).rows for form in ("pairs", "unpaired")}
 
 
@@ -160,4 +161,7 @@ def test_the_rules_are_shown_and_wrong_input_is_named(tmp_path, monkeypatch):
     for arguments, message in ((["--rules", "thumb"], "did you mean thumbs"), (["--rules", "edits"], "nothing in 3 rows")):
         assert message in str(CliRunner().invoke(root, ["feedback", "import", "logs.jsonl", *arguments]).exception)
     with pytest.raises(DataError, match="no such file"):
-        chosen_rules([]) and import_logs([tmp_path / "none.jsonl"], Store(tmp_path / "feedback.db"))
+        import_logs([tmp_path / "none.jsonl"], rules=chosen_rules([]))
+    nothing = CliRunner().invoke(root, ["feedback", "import", "none.jsonl", "--store", "new.db"])
+    assert "no such file" in str(nothing.exception)
+    assert not (tmp_path / "new.db").exists()

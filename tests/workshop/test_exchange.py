@@ -47,10 +47,11 @@ def test_what_is_sent_comes_back(tmp_path_factory, format, form, data):
             store.append("label", {"text": f"{TEXT} 0"}, annotator="eve", payload=decision)
         before = opinions(store, question)
     send(folder / "out.json", before, question, format=format)
+    found, again = bring(folder / "out.json"), bring(folder / "out.json")
     with Store(folder / "two.db") as store:
-        found = bring(folder / "out.json", store)
+        found.keep(store)
         after = opinions(store, question)
-        again = bring(folder / "out.json", store)
+        again.keep(store)
     assert not found.left_out
     assert found.kept == sum(len(o.entries) for o in before)
     assert (again.kept, again.repeated) == (0, found.kept)
@@ -90,8 +91,10 @@ def result(kind, value, name="q"):
 def read(tmp_path, tasks, **more):
     path = tmp_path / "in.json"
     path.write_text(json.dumps(tasks))
+    found = bring(path, **more)
     with Store(tmp_path / "in.db") as store:
-        return bring(path, store, **more), store.entries()
+        found.keep(store)
+        return found, store.entries()
 
 
 def test_label_studios_own_export(tmp_path):
@@ -158,8 +161,8 @@ def test_argillas_own_exports(tmp_path):
 def test_a_file_without_labels_is_refused_in_words(tmp_path, content, message):
     path = tmp_path / "in.json"
     path.write_text(content)
-    with Store(tmp_path / "in.db") as store, pytest.raises(DataError, match=message):
-        bring(path, store)
+    with pytest.raises(DataError, match=message):
+        bring(path)
 
 
 def test_what_somebody_has_changed_in_a_file_is_left_out_and_the_rest_kept(tmp_path):
@@ -177,16 +180,14 @@ def test_what_somebody_has_changed_in_a_file_is_left_out_and_the_rest_kept(tmp_p
         {"data": {"text": "one", "other": "two"} if o["result"] == [pair] else {"text": "one"}, "annotations": [o, good]} for o in changed
     ]
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    with Store(tmp_path / "tasks.db") as store:
-        found = bring(tmp_path / "tasks.json", store, column="text")
+    found = bring(tmp_path / "tasks.json", column="text")
     assert (len(found.said), found.left_out.total()) == (6, 6)
     own = [{"people": [1]}, {"forms": True}, {"forms": {"q": "none"}}, {"skipped": None}, {"skipped": {"q": ["x"]}}]
     own += [{"forms": {"q": "classes"}, "skipped": {"q": 1}}, {"forms": {"q": ["text"]}}, 3]
     answer = {"responses": {"q": [{"value": "a", "user_id": "u"}]}, "suggestions": {"q": {"value": "a", "agent": "decided by x"}}}
     records = [{"fields": {"text": "one"}, "metadata": {"luthier": json.dumps(o)}, **answer} for o in own]
     (tmp_path / "records.json").write_text(json.dumps(records))
-    with Store(tmp_path / "records.db") as store:
-        assert len(bring(tmp_path / "records.json", store).said) == 2 * len(own)
+    assert len(bring(tmp_path / "records.json").said) == 2 * len(own)
 
 
 def test_the_configuration_names_the_question_and_its_labels(tmp_path):

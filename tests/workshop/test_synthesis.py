@@ -135,7 +135,8 @@ def test_the_budget_is_kept_whatever_fails(seeds, tmp_path, budget):
         found = synthesize(seeds, options(server.url, rows=500, **budget), out=tmp_path / "out")
     whole(tmp_path / "out", found)
     assert found.stopped == "the budget is spent"
-    assert len(endpoint.seen) == found.requests <= budget.get("max_requests", 10**9)
+    given_up = sum(n for why, n in found.failures.items() if "took longer" in why)  # on a busy machine, before they were seen
+    assert found.requests - given_up <= len(endpoint.seen) <= found.requests <= budget.get("max_requests", 10**9)
     assert endpoint.tokens <= found.tokens <= budget.get("max_total_tokens", 10**9)
     before = len(endpoint.seen)
     (tmp_path / "out").rename(tmp_path / "first")

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from decimal import Decimal, InvalidOperation
 
 NUMBER = re.compile(
-    r"""(?:(?<![\w.)\]])[-+\u2212])?           # a sign, unless it stands between two things, as in 3-4
+    r"""(?:(?<![\w.)\]])[-+\u2212][$\u20ac\u00a3\u00a5]?)?  # a sign, unless it stands between two things, as in 3-4; it may stand before $
         (?<![A-Za-z_])                         # not the 2 of B2B
         (?:(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)  # 1,234 or 1234
         (?:\.\d+)?|(?<!\d)\.\d+)               # 18.5 or .5
@@ -21,8 +21,11 @@ NUMBER = re.compile(
 )
 MARK = "####"
 """What stands before the answer in the style of GSM8K (Cobbe et al. 2021)."""
+OUT_OF = re.compile(r"\W*(?:/|out\s+of)\W*")
+"""What stands between a grade and the highest one."""
 FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PLAIN = str.maketrans({"\u2212": "-", **dict.fromkeys(",$\u20ac\u00a3\u00a5", "")})
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -41,11 +44,22 @@ def last_number(text: str) -> Decimal | None:
     """
     marked = text.rpartition(MARK)
     found = list(NUMBER.finditer(marked[2]))
-    if not found:
-        return None
-    written = found[0 if marked[1] else -1][0].replace(",", "").replace("\u2212", "-")
+    return _value(found[0 if marked[1] else -1]) if found else None
+
+
+def last_grade(text: str, *, highest: float) -> Decimal | None:
+    """The last number of a text, as `last_number` reads it, but 8 of "8/10" and "8 out of 10" where 10 is the highest grade."""
+    found = list(NUMBER.finditer(text))
+    if MARK not in text and len(found) > 1 and OUT_OF.fullmatch(text[found[-2].end() : found[-1].start()]):
+        bound = _value(found[-1])
+        if bound is not None and bound == Decimal(str(highest)):
+            return _value(found[-2])
+    return last_number(text)
+
+
+def _value(found: re.Match[str]) -> Decimal | None:
     try:
-        return Decimal(written)
+        return Decimal(found[0].translate(_PLAIN))
     except InvalidOperation:  # an exponent beyond all measure
         return None
 

@@ -20,8 +20,9 @@ def command(logs: tuple[Path, ...], rules: str, annotator: str | None, store: Pa
     from luthier.workflow.behaviour import RULES, chosen_rules, import_logs
 
     chosen = chosen_rules([r.strip() for r in rules.split(",") if r.strip()])
+    found = import_logs(logs, rules=chosen, annotator=annotator)
     with Store(store) as opened:
-        found = import_logs(logs, opened, rules=chosen, annotator=annotator)
+        found.keep(opened)
     for note in found.notes:
         click.echo(f"· {note}", err=True)
     click.echo(f"{'rule':<13}{'in':>7}{'out':>7}   {'means'}")

@@ -55,6 +55,12 @@ class Imported:
     entries: int = 0
     repeated: int = 0
     notes: list[str] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
+
+    def keep(self, store: Store) -> None:
+        """Put what was said into the store, all or nothing."""
+        appended = store.extend(self.said)
+        self.entries, self.repeated = len(appended.entries) - appended.repeated, appended.repeated
 
 
 class _Found(NamedTuple):
@@ -78,8 +84,8 @@ def chosen_rules(names: Sequence[str]) -> list[Rule]:
     return [rule for rule in RULES if not names or rule in names]
 
 
-def import_logs(paths: Sequence[Path], store: Store, *, rules: Sequence[Rule] = tuple(RULES), annotator: str | None = None) -> Imported:
-    """Put what readers did into the store, all or nothing. `annotator` is whose they are; else each row's own, as a hash.
+def import_logs(paths: Sequence[Path], *, rules: Sequence[Rule] = tuple(RULES), annotator: str | None = None) -> Imported:
+    """What readers did, to be kept in a store. `annotator` is whose words they are; else each row's own, as a hash.
 
     Raises DataError for a file that cannot be read, and where no row says anything.
     """
@@ -87,8 +93,8 @@ def import_logs(paths: Sequence[Path], store: Store, *, rules: Sequence[Rule] = 
     rows = [row for found in files for row in found.rows]
     bad = [q for found in files for q in found.quarantined]
     imported = Imported(len(rows) + len(bad), quarantined=bad, notes=[note for found in files for note in found.notes])
-    said = list(_said(rows, imported, rules, annotator))
-    if not said:
+    imported.said = list(_said(rows, imported, rules, annotator))
+    if not imported.said:
         why = ", ".join(f"{count} {reason}" for reason, count in imported.dropped.items())
         quarantined = f"{len(imported.quarantined)} cannot be read, first: {imported.quarantined[0].reason}" if imported.quarantined else ""
         raise DataError(
@@ -96,8 +102,6 @@ def import_logs(paths: Sequence[Path], store: Store, *, rules: Sequence[Rule] = 
             where=", ".join(map(str, paths)),
             remedy="rows hold messages, and their answers rating (true, false or a number), edited or regenerated",
         )
-    appended = store.extend(said)
-    imported.entries, imported.repeated = len(appended.entries) - appended.repeated, appended.repeated
     return imported
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from luthier.alignment.reading import last_number
+from luthier.alignment.reading import last_grade
 from luthier.alignment.request import Failure, bearer, post
 from luthier.alignment.rewards.reward import Asked, Marks, Messages, Row, cell
 from luthier.errors import LuthierError, RewardError
@@ -99,7 +99,7 @@ class HttpReward:
             reply = found["choices"][0]["message"]["content"]
         except (LookupError, TypeError):
             raise Failure("the judge gave no chat completion") from None
-        number = last_number(reply) if isinstance(reply, str) else None
+        number = last_grade(reply, highest=self.options.highest) if isinstance(reply, str) else None
         if number is None:
             raise Failure("the judge's reply has no number")
         low, high = self.options.lowest, self.options.highest

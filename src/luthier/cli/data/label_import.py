@@ -20,8 +20,9 @@ def command(file: Path, annotator: str | None, column: str | None, text: bool, s
     from luthier.feedback.store import Store
     from luthier.workshop.labelling.exchange import bring
 
+    found = bring(file, annotator=annotator, column=column, text=text)
     with Store(store) as opened:
-        found = bring(file, opened, annotator=annotator, column=column, text=text)
+        found.keep(opened)
     again = f", {found.repeated} were there already" if found.repeated else ""
     click.echo(f"brought   {found.kept} labels of {found.tasks} tasks ({found.format}){again}; kept in {store}")
     for why, count in found.left_out.most_common():

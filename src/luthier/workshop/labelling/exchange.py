@@ -34,6 +34,11 @@ class Brought:
     kept: int = 0
     repeated: int = 0
 
+    def keep(self, store: Store) -> None:
+        """Put the labels into the store, all or none; what is there already is not written twice."""
+        done = store.extend(self.said)
+        self.kept, self.repeated = len(done.entries) - done.repeated, done.repeated
+
     def add(self, content: Mapping[str, Any], form: Form, value: Any, *, annotator: str, name: str | None, **more: Any) -> None:
         """Note an answer, or why it is none. `name` is the question's; `more` goes into the payload where it is something."""
         question = Question(form, tuple(value) if form == "classes" else (), several=True, named=None if name == NAMES[form] else name)
@@ -55,8 +60,8 @@ class Brought:
         self.left_out[str(error).partition("\n")[0]] += 1
 
 
-def bring(path: Path, store: Store, *, annotator: str | None = None, column: str | None = None, text: bool = False) -> Brought:
-    """Put the labels of a file into the store, all or none; what is there already is not written twice.
+def bring(path: Path, *, annotator: str | None = None, column: str | None = None, text: bool = False) -> Brought:
+    """The labels of a file, to be kept in a store.
 
     `annotator` stands for everybody whom the file does not name. `column` is the text among a task's data. `text` reads
     Argilla's answers as texts rather than names of classes, which look alike. Raises DataError for a file of neither tool.
@@ -75,8 +80,6 @@ def bring(path: Path, store: Store, *, annotator: str | None = None, column: str
     if not found.said:
         why = "; ".join(f"{n} {reason}" for reason, n in found.left_out.most_common(3)) or "no task is labelled"
         raise DataError(f"holds no labels for the store: {why}", where=str(path), remedy="export it from the tool with its annotations")
-    done = store.extend(found.said)
-    found.kept, found.repeated = len(done.entries) - done.repeated, done.repeated
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.alignment.reading import last_number
+from luthier.alignment.reading import last_grade
 from luthier.data.stages.language import identifier
 from luthier.errors import Fault as Wrong
 from luthier.errors import RecipeError
@@ -99,7 +99,7 @@ class Sieve:
         requests = [Request(GRADE.format(text=listed([c.row])), 0.0, GRADING_TOKENS, 0) for c in current.values()]
         found = {}
         for place, answer in zip(current, self._voice.ask(requests), strict=True):
-            grade = last_number(answer.text) if answer.text is not None else None
+            grade = last_grade(answer.text, highest=10) if answer.text is not None else None
             if grade is None or not 1 <= grade <= 10:
                 found[place] = "no grade"
             elif grade < least:
