@@ -127,6 +127,15 @@ def test_lines_of_many_rows_are_boilerplate(tmp_path):
     assert [f["outcome"] for f in fates] == ["changed"] * 20 + ["dropped"]
 
 
+def test_a_row_goes_only_where_all_its_texts_are_boilerplate(tmp_path):
+    line = "Sent from my telephone"
+    rows = [{"text": f"message {i}\n{line}", "title": f"title {i}"} for i in range(20)]
+    rows += [{"text": f"{line}\n{line}", "title": "kept"}, {"text": f"{line}\n{line}", "title": " "}]
+    kept, fates, _ = run(tmp_path, rows, {"type": "boilerplate", "columns": ["text", "title"], "min_rows": 15, "share": 0.5})
+    assert [(r["text"], r["title"]) for r in kept[20:]] == [("", "kept")]
+    assert [f["outcome"] for f in fates] == ["changed"] * 21 + ["dropped"]
+
+
 def test_exact_duplicates_across_and_within_files(tmp_path):
     files = {"a": of("One", "two", "one "), "b": of("ONE", "three", "three")}
     assert texts(run(tmp_path, None, "duplicates", files=files)) == ["One", "two", "three"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import luthier
-from luthier.errors import LuthierError, RecipeError, RunError
+from luthier.errors import DataError, LuthierError, RecipeError, RunError
 from luthier.feedback.store import Said, Store
 from luthier.recipe import load_recipe
 from luthier.workflow import rounds
@@ -88,6 +88,33 @@ def test_people_judge_between_the_draws_and_the_training(looping, tmp_path):
     assert run.facts["data"]["summary"]["rows_read"] == len(pairs)
     assert "a warm meal" in (tmp_path / "runs/loop-rounds/round-1/pairs.jsonl").read_text()
     assert f"{len(pairs)} pairs from 20 prompts; {20 - len(pairs)} prompts gave none" in notes
+
+
+def test_each_prompt_is_asked_with_its_own_tools(looping, tmp_path, monkeypatch):
+    from luthier.inference.writer import Writer
+
+    tools = [{"type": "function", "function": {"name": "weather", "description": "of a place", "parameters": {"type": "object"}}}]
+    rows = [{"prompt": text, "tools": tools if i % 2 else None} for i, (text, _) in enumerate(tiny.moods_rows(40))]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    seen, real = [], Writer.prompt_ids
+
+    def spy(self, prompt, *, tools=None):
+        seen.append((prompt[-1]["content"], tools))
+        return real(self, prompt, tools=tools)
+
+    monkeypatch.setattr(Writer, "prompt_ids", spy)
+    looping["rounds"]["count"] = 1
+    luthier.train(looping)
+    wanted = {r["prompt"]: r["tools"] for r in rows}
+    assert {prompt for prompt, _ in seen} == set(wanted)
+    assert all(given == wanted[prompt] for prompt, given in seen)
+    pairs = [json.loads(line) for line in (tmp_path / "runs/loop-rounds/round-1/pairs.jsonl").read_text().splitlines()]
+    assert all(pair.get("tools") == wanted[pair["prompt"][-1]["content"]] for pair in pairs)
+    assert any("tools" in pair for pair in pairs)
+    with pytest.raises(DataError, match="brings tools, which people who judge do not see"):
+        luthier.train(
+            {**looping, "rounds": {"count": 1, "store": str(tmp_path / "said.db")}, "output": {**looping["output"], "name": "people"}}
+        )
 
 
 @pytest.mark.parametrize(

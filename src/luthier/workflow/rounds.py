@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from luthier.alignment.scoring import Scorer
 from luthier.data.prepare import Record
 from luthier.data.split import drawn_first
-from luthier.errors import Fault, LuthierError, RecipeError, RunError
+from luthier.errors import DataError, Fault, LuthierError, RecipeError, RunError
 from luthier.evaluation.compare import paired
 from luthier.inference.sampling import Sampling
 from luthier.inference.writer import Writer
@@ -152,7 +152,7 @@ def _rated(records: Sequence[Record], model: str, resolved: Resolved, judge: Jud
         return _judged(records, model, resolved, Path(rounds.store).expanduser(), wish)
     wishes = [Sampling(max_new_tokens=longest, temperature=rounds.temperature, seed=s, candidates=rounds.answers) for s in seeds]
     writer = _writer(model, resolved)
-    texts = [[w.text for w in row] for row in writer.write([r.target.messages for r in records], wishes)]
+    texts = _texts(writer, records, wishes)
     earned = judge([r.target for r in records], texts).total
     rows, equal = [], 0
     for record, answers, values in zip(records, texts, earned, strict=True):
@@ -167,16 +167,39 @@ def _rated(records: Sequence[Record], model: str, resolved: Resolved, judge: Jud
                 "chosen": [{"role": "assistant", "content": answers[best]}],
                 "rejected": [{"role": "assistant", "content": answers[worst]}],
                 "rewards": [float(values[best]), float(values[worst])],
+                **({"tools": record.target.tools} if record.target.tools else {}),
             }
         )
     return Pairs(rows, equal)
 
 
+def _texts(writer: Writer, records: Sequence[Record], wishes: Sequence[Sampling]) -> list[list[str]]:
+    """The candidates for each record's prompt; those that may call the same tools are written together."""
+    alike: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        alike.setdefault(json.dumps(record.target.tools), []).append(place)
+    found: list[list[str]] = [[] for _ in records]
+    for places in alike.values():
+        prompts = [records[i].target.messages for i in places]
+        written = writer.write(prompts, [wishes[i] for i in places], tools=records[places[0]].target.tools)
+        for place, row in zip(places, written, strict=True):
+            found[place] = [w.text for w in row]
+    return found
+
+
 def _judged(records: Sequence[Record], model: str, resolved: Resolved, path: Path, wish: Sampling) -> Pairs:
-    """What people said of two answers to each prompt. Raises RunError, with what to do, where they have not judged yet."""
+    """What people said of two answers to each prompt. Raises RunError, with what to do, where they have not judged yet.
+
+    Raises DataError for prompts with tools, of which people would see nothing.
+    """
     from luthier.feedback.rows import training_rows
     from luthier.feedback.store import Store
 
+    if (tooled := next((r for r in records if r.target.tools), None)) is not None:
+        where = f"{tooled.file}:{tooled.line}"
+        raise DataError(
+            "brings tools, which people who judge do not see", where=where, remedy="rate with rounds.rewards, or take tools out"
+        )
     with Store(path) as store:
         author = Author(model, resolve(resolved.recipe.model.model_copy(update={"name": model}), folder=resolved.folder))
         made = Duel(store, author, None, wish).pairs([r.target.messages for r in records])
@@ -221,8 +244,8 @@ def _compared(held: Sequence[Record], before: str, after: str, resolved: Resolve
     wish = Sampling(max_new_tokens=resolved.recipe.task.max_new_tokens)  # type: ignore[attr-defined]
     earned: list[Array] = []
     for model in (before, after):
-        texts = _writer(model, resolved).write([r.target.messages for r in held], wish)
-        earned.append(judge([r.target for r in held], [[row[0].text] for row in texts]).total)
+        texts = _texts(_writer(model, resolved), held, [wish] * len(held))
+        earned.append(judge([r.target for r in held], [row[:1] for row in texts]).total)
     known = np.isfinite(earned[0][:, 0]) & np.isfinite(earned[1][:, 0])
     if not known.any():
         raise LuthierError("no answer to a held-out prompt could be judged", where="rounds.rewards", remedy="mend the reward")

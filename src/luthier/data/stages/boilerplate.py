@@ -43,7 +43,7 @@ class Boilerplate:
         self._frequent = {key for key, count in self._seen.items() if count >= enough}
 
     def __call__(self, batch: pa.RecordBatch) -> Verdicts:
-        values, changed, dropped = {}, dict[int, str](), dict[int, str]()
+        values, lines_of, dropped = {}, dict[int, int](), dict[int, str]()
         for name in self._columns if self._frequent else ():
             texts = batch.column(name).to_pylist()
             for row, text in enumerate(texts):
@@ -53,12 +53,13 @@ class Boilerplate:
                 kept = [line for line in lines if self._key(line) not in self._frequent]
                 if len(kept) == len(lines):
                     continue
-                if not any(line.strip() for line in kept):
-                    dropped[row] = "boilerplate alone"
-                    continue
-                texts[row] = "\n".join(kept)
-                changed[row] = f"boilerplate: {len(lines) - len(kept)} lines"
+                texts[row] = "\n".join(kept) if any(line.strip() for line in kept) else ""
+                lines_of[row] = lines_of.get(row, 0) + len(lines) - len(kept)
             values[name] = texts
+        for row in lines_of:
+            if not any(texts[row] and texts[row].strip() for texts in values.values()):
+                dropped[row] = "boilerplate alone"
+        changed = {row: f"boilerplate: {count} lines" for row, count in lines_of.items() if row not in dropped}
         return Verdicts(replaced(batch, values) if changed else batch, dropped=dropped, changed=changed)
 
     def _key(self, line: str) -> int | None:
