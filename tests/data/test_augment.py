@@ -215,6 +215,10 @@ def test_the_command(tmp_path, monkeypatch):
     assert not (tmp_path / "b").exists()
     refused = CliRunner().invoke(command, ["train.csv", "--out", "b", "--way", "noise", "--never", "train.csv"])
     assert "6 of 7 rows: stands in a file of --never" in str(refused.exception)
+    second = ["--way", "noise", "--way", "{type: noise, classes: [nothing]}", "--label", "label"]
+    refused = CliRunner().invoke(command, ["train.csv", "--out", "b", *second])
+    assert str(refused.exception).startswith("--way 2.classes: no training row has the label 'nothing'")
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_schema_reads_what_it_writes():

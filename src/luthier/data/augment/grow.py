@@ -86,16 +86,17 @@ def grow(
     check: Callable[[str, str], Check],
     seed: int,
     folder: Path,
+    place: Callable[[int], str] = "data.augment[{}]".format,
 ) -> Grown:
     """Vary rows in each of the ways. `text` is the column that is varied, `held` the content keys of the other parts' texts.
 
     `fault` says what is wrong with a made row, by the rules that read ones are held to; `check` gives the classifier of a run,
-    which `where` in the recipe names. Raises what a way raises that cannot be had.
+    and is told where it is named; `place` says where each way is. Raises what a way raises that cannot be had.
     """
     grown = Grown()
     known = {content_key(s.text) for s in pool}
     for number, section in enumerate(options):
-        where = f"data.augment[{number}]"
+        where = place(number)
         asked = _asked(pool, section, number=number, seed=seed, where=where)
         way = Way(section.type, len(pool), len(asked))
         drafts = make(section, pool, folder=folder, where=where)(asked) if asked else []

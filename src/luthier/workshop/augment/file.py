@@ -70,6 +70,7 @@ def augment(
             check=classifier(Path.cwd()),
             seed=seed,
             folder=Path.cwd(),
+            place=lambda number: f"--way {number + 1}",
         )
         write_jsonl(folder / "rows.jsonl", [*(r.values for r in rows.rows), *(m.row.values for m in found.made)])
         write_jsonl(folder / "made.jsonl", [m.lineage() for m in found.made])
