@@ -137,7 +137,7 @@ CASES: dict[str, tuple[Any, str, list[str]]] = {
     "data.group": ("number", "log", []),
     "data.clean": (["duplicates"], "summary", []),
     "data.mend.type": ("relabel", "summary", MENDING),
-    "data.mend.at_least": (0.99, "summary", MENDING),
+    "data.mend.at_least": (0.5, "summary", MENDING),
     "data.mend.model": ("nowhere", "error", MENDING),
     "data.augment": ([{"type": "noise"}], "summary", []),
     "data.duplicates": ("drop", "summary", []),

@@ -41,7 +41,7 @@ def flawed(tmp_path, tiny_model, monkeypatch):
     labels = {i: MOODS[(MOODS.index(rows[i][1]) + 1) % 3] for i in wrong}
     path = write(tmp_path / "rows.csv", [(t, labels.get(i, label)) for i, (t, label) in enumerate(rows)])
     recipe = {
-        "data": {"train": path, "mend": "drop"},
+        "data": {"train": path, "mend": {"type": "drop", "at_least": 0.5}},
         "model": {"name": str(tiny_model)}, "training": {"epochs": 1, "batch_size": 16, "threads": 1, "rehearsal": False},
         "evaluation": {"bootstrap": 100, "baselines": [], "base_model": False, "general_probe": False}, "output": {"folder": "runs", "name": "mended"},
     }  # fmt: skip
@@ -55,7 +55,7 @@ def parts(recipe, **data):
 @pytest.mark.parametrize("way", ["drop", "relabel"])
 def test_the_training_part_alone_is_mended(flawed, way):
     recipe, wrong = flawed
-    plain, found = parts(recipe, mend=None), parts(recipe, mend=way)
+    plain, found = parts(recipe, mend=None), parts(recipe, mend={"type": way, "at_least": 0.5})
     for part in ("validation", "test"):
         assert found.parts[part] == plain.parts[part]
     by_place = {(r.file, r.line): r for r in plain.parts["train"]}
@@ -77,6 +77,11 @@ def test_the_training_part_alone_is_mended(flawed, way):
         assert all(" → " in f.reason and f.outcome == "changed" for f in found.mended)
 
 
+def test_a_bare_way_may_be_added_to():
+    found = load_recipe({"data": {"train": "x.csv", "mend": "drop"}}, overrides=["data.mend.at_least=0.7"]).recipe.data.mend
+    assert (found.type, found.at_least) == ("drop", 0.7)
+
+
 def test_fewer_are_mended_where_more_certainty_is_asked_for(flawed):
     recipe, _ = flawed
     all_of_them, sure = (parts(recipe, mend={"type": "drop", "at_least": p}).mended for p in (0.5, 0.97))
@@ -86,7 +91,7 @@ def test_fewer_are_mended_where_more_certainty_is_asked_for(flawed):
 
 def test_made_rows_have_the_label_that_their_row_was_given(flawed):
     recipe, _ = flawed
-    found = parts(recipe, mend="relabel", augment=[{"type": "noise", "share": 3.0, "rate": 0.3}])
+    found = parts(recipe, mend={"type": "relabel", "at_least": 0.5}, augment=[{"type": "noise", "share": 3.0, "rate": 0.3}])
     targets = {f"{r.file}:{r.line}": r.target for r in found.parts["train"][: -len(found.made)]}
     mended = {f"{f.file}:{f.line}" for f in found.mended}
     pairs = [(r.target, targets[m.origins[0]]) for r, m in zip(found.parts["train"][-len(found.made) :], found.made, strict=True)]

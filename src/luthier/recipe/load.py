@@ -162,7 +162,7 @@ def _override(text: str) -> tuple[str, Any]:
         return path.strip(), value
 
 
-SHORT = {"model": "name", "data": "train", "task": "type", "method": "type", "retention": "type"}
+SHORT = {"model": "name", "data": "train", "task": "type", "method": "type", "retention": "type", "mend": "type"}
 """What the short form of a section, a bare name, stands for."""
 
 

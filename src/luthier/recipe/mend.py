@@ -13,7 +13,9 @@ class Mend(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
     type: Literal["drop", "relabel"] = Field(description="leave the rows out, or give them the label that is likelier right")
-    at_least: Annotated[float, Field(ge=0.5, lt=1)] = Field(0.5, description="how likely wrong a label must be")
+    at_least: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        0.9, description="how likely wrong a label must be; the lower, the more rows go that are only hard"
+    )
     model: str = Field("minilm", description="whose vectors are used: an alias, a folder, a run, a hub id")
 
     @model_validator(mode="before")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.books import Fate
 from luthier.data.prepare import Prepared
-from luthier.errors import DataError, Fault, RecipeError
+from luthier.errors import DataError, Fault, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from luthier.data.books import Outcome
@@ -72,15 +72,17 @@ def _errors(task: Any, mend: Mend, records: list[Record], seed: int) -> tuple[li
     from luthier.workshop.quality.folds import FOLDS
     from luthier.workshop.quality.inconsistent import copies
     from luthier.workshop.quality.label_errors import judge, label_errors
-    from luthier.workshop.quality.neighbours import neighbours
-    from luthier.workshop.quality.survey import NEAREST
+    from luthier.workshop.quality.neighbours import NEAREST, neighbours
 
     gold = np.array([r.target for r in records], np.int64)
     if (np.bincount(gold, minlength=1) >= FOLDS).sum() < 2:
         remedy = "take it out, or give more rows"
         raise DataError(f"fewer than two labels have {FOLDS} training rows: they cannot be judged", where=WHERE, remedy=remedy)
     texts = [r.text if r.pair is None else f"{r.text}\n{r.pair}" for r in records]
-    embedded = embed(texts, model=mend.model)
+    try:
+        embedded = embed(texts, model=mend.model)
+    except ModelError as error:
+        raise ModelError(error.fault.message, where=f"{WHERE}.model", remedy=error.fault.remedy) from None
     groups = copies(texts, neighbours(embedded.vectors, k=NEAREST, seed=seed))
     judged = judge(embedded.vectors, gold, task.labels, groups=groups, seed=seed)
     return placed(label_errors(judged.gold, judged.chances, judged.names), judged.rows), [*embedded.notes, *judged.notes]
@@ -94,4 +96,4 @@ def _enter(prepared: Prepared, mend: Mend, *, judged: int, notes: list[str]) -> 
     rows = json.dumps(sorted((f.file, f.line) for f in done), ensure_ascii=False)
     summary["mend"] = {"type": mend.type, "judged": judged, "digest": hashlib.sha256(rows.encode()).hexdigest()}
     what = "dropped" if mend.type == "drop" else "relabelled"
-    prepared.notes += [f"{len(done)} of {judged} training rows {what}: their label is likelier wrong than right", *notes]
+    prepared.notes += [f"{len(done)} of {judged} training rows {what}: their label is wrong with {mend.at_least:.0%} or more", *notes]

@@ -39,7 +39,7 @@ SHOWN = 100
     help="Whose suggestions these are; label_error and inconsistent where not given.",
 )
 @click.option(
-    "--at-least", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="How likely wrong a label must be to be mended."
+    "--at-least", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="How likely wrong a label must be to be mended."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed finds the same.")
 @to_option

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+NEAREST = 10
+"""Neighbours of each row that are looked at."""
 BLOCK_BYTES = 64 << 20
 MOST = 50_000
 """Rows among which neighbours are looked for; of more, so many are drawn."""

@@ -20,7 +20,7 @@ from luthier.workshop.quality.finding import KINDS, Finding, Kind, placed
 from luthier.workshop.quality.folds import FOLDS
 from luthier.workshop.quality.inconsistent import copies, inconsistent
 from luthier.workshop.quality.label_errors import judge, label_errors
-from luthier.workshop.quality.neighbours import neighbours
+from luthier.workshop.quality.neighbours import NEAREST, neighbours
 from luthier.workshop.quality.ngrams import presence
 from luthier.workshop.quality.outliers import outliers
 from luthier.workshop.quality.shortcuts import shortcuts
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from luthier.workflow.similar import Named
 
-NEAREST = 10
-"""Neighbours of each row that are looked at."""
 MOST = 100
 """Hard and easy rows that are listed; there is no end to either."""
 
