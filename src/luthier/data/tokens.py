@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.encode import bound, encoded
 from luthier.errors import DataError, SpaceError
 from luthier.security.artifacts import write_atomic
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-CHUNK = 1024
 UNGRADED = -100
 """The label of a place whose prediction is not graded."""
 
@@ -201,10 +201,7 @@ def tokenize(
     import pyarrow as pa
 
     tokenizer.no_padding()
-    if max_length is None:
-        tokenizer.no_truncation()
-    else:
-        tokenizer.enable_truncation(max_length)
+    bound(tokenizer, max_length)
     path = None
     if cache is not None:
         path = cache / f"{_key(texts, pairs, tokenizer, special)}.arrow"
@@ -213,16 +210,15 @@ def tokenize(
             return found
     ids: list[Any] = []
     types: list[Any] = []
-    truncated = 0
-    for start, encodings in _encoded(texts, pairs, tokenizer, special):
-        own = [e.ids for e in encodings]
-        empty = next((offset for offset, found in enumerate(own) if not found), None)
+    truncated, start = 0, 0
+    for part in encoded(texts, pairs, tokenizer, max_length=max_length, special=special):
+        empty = part.empty()
         if empty is not None:
             raise DataError(f"text {start + empty} gives no tokens: {texts[start + empty][:60]!r}")
-        truncated += sum(bool(e.overflowing) for e in encodings)
-        ids.append(_lists(own))
-        plain = pairs is None and not any(encodings[0].type_ids)  # the types of a text alone depend on its template alone
-        types.append(_lists(own, fill=0) if plain else _lists([e.type_ids for e in encodings]))
+        truncated += part.cut
+        ids.append(part.ids)
+        types.append(part.types)
+        start += len(part.ids)
     lists = pa.list_(pa.int32())
     table = pa.table({"input_ids": pa.chunked_array(ids, lists), "token_type_ids": pa.chunked_array(types, lists)})
     table = table.replace_schema_metadata({"truncated": str(truncated)})
@@ -230,41 +226,6 @@ def tokenize(
         with contextlib.suppress(SpaceError):  # a cache that cannot be written is only slower
             write_atomic(path, lambda p: _store(table, p))
     return Tokens(table, truncated)
-
-
-def _encoded(
-    texts: Sequence[str], pairs: Sequence[str | None] | None, tokenizer: Tokenizer, special: bool
-) -> Iterator[tuple[int, list[Any]]]:
-    """(first text, encodings) of a chunk after the other; the next one is encoded while the caller has the last."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    def encode(start: int) -> list[Any]:
-        chunk: list[Any] = list(texts[start : start + CHUNK])
-        if pairs is not None:
-            chunk = [(a, b) if b is not None else a for a, b in zip(chunk, pairs[start : start + CHUNK], strict=True)]
-        return tokenizer.encode_batch_fast(chunk, add_special_tokens=special)
-
-    starts = range(0, len(texts), CHUNK)
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(encode, 0) if texts else None
-        for start in starts:
-            assert following is not None
-            encodings = following.result()
-            following = ahead.submit(encode, start + CHUNK) if start + CHUNK < len(texts) else None
-            yield start, encodings
-
-
-def _lists(rows: list[list[int]], *, fill: int | None = None) -> pa.Array:
-    """Lists of int32, by way of one flat array; with `fill` in place of every number."""
-    import itertools
-
-    import numpy as np
-    import pyarrow as pa
-
-    ends = np.cumsum(np.fromiter(map(len, rows), np.int32, len(rows)), dtype=np.int32)
-    count = int(ends[-1])
-    flat = np.fromiter(itertools.chain.from_iterable(rows), np.int32, count) if fill is None else np.full(count, fill, np.int32)
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int32()), pa.array(flat))
 
 
 def cache_folder() -> Path:
