@@ -15,6 +15,7 @@ from luthier.errors import RecipeError
 from luthier.recipe import load_recipe
 from luthier.recipe.imports import arguments, trl
 from luthier.recipe.imports.recognise import Imported, import_file
+from luthier.tasks.comparisons import comparison
 
 AXOLOTL = """
 base_model: NousResearch/Meta-Llama-3-8B
@@ -109,6 +110,12 @@ load_in_4bit: true
 push_to_hub: true
 hub_token: hf_do_not_show
 """
+DPO = {
+    "model_name_or_path": "starter", "dataset_name": "pairs.jsonl", "beta": 0.2, "max_length": 256, "use_peft": True, "lora_dropout": 0.1,
+    "disable_dropout": True,
+}  # fmt: skip
+PAIR = {"prompt": "hello", "chosen": "good day", "rejected": "no"}
+MADE = {"role": "assistant", "content": "good day"}
 CHAT = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}
 
 
@@ -128,6 +135,22 @@ def values(found: Imported) -> dict:
 
 def left(items) -> dict:
     return {item.key: item.value for item in items}
+
+
+def task(found: Imported) -> dict:
+    """What the written recipe says of the task."""
+    return values(found)["task"]
+
+
+def read(found: Imported, row: dict):
+    """The comparison that the task of an imported recipe reads off a row; a text where it is none."""
+    options = found.recipe.task
+    return comparison(row, options.format, names=options.columns, system=options.system, threshold=None)
+
+
+def said(found) -> tuple:
+    """What was asked, what was answered, best first or alone, and whether it is good."""
+    return found.prompt[-1]["content"], *(a[-1]["content"] for a in found.answers), found.ratings[0] > 0
 
 
 def test_axolotl(tmp_path):
@@ -235,10 +258,213 @@ def test_llama_factory_other_methods_and_stages(tmp_path):
     assert (plain.unneeded, plain.lost) == (("freeze_trainable_layers",), ())
     four = taken(yaml.safe_dump(base | {"finetuning_type": "lora", "quantization_bit": 4, "mask_history": True}), tmp_path).recipe
     assert (four.method.type, four.model.quantization, four.task.graded) == ("qlora", "4bit", "last")
-    with pytest.raises(RecipeError, match="preferences"):
+    with pytest.raises(RecipeError, match="answers that are compared") as raised:
         taken(yaml.safe_dump(base | {"dataset": "pairs"}), tmp_path)
+    assert raised.value.faults[0].remedy == "set stage: dpo or rm"
     unknown = taken(yaml.safe_dump(base | {"dataset": "elsewhere"}), tmp_path)
     assert left(unknown.to_fill) == {"data.train": "elsewhere.json"}
+
+
+def judged_by_llama_factory(folder: Path) -> dict:
+    """A configuration for data sets of answers that are compared or judged."""
+    columns = {"prompt": "ask", "chosen": "good", "rejected": "bad", "system": "system"}
+    info(
+        folder,
+        pairs={"file_name": "p.json", "ranking": True, "columns": columns},
+        wider={"file_name": "p.json", "ranking": True, "columns": columns | {"query": "extra", "history": "before"}},
+        talks={"file_name": "t.json", "formatting": "sharegpt", "ranking": True,
+               "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}},
+        odd={"file_name": "t.json", "formatting": "sharegpt", "ranking": True, "tags": {"role_tag": "who"},
+             "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}},
+        marks={"file_name": "k.json", "columns": {"prompt": "ask", "response": "output", "kto_tag": "liked"}},
+        marked={"file_name": "k.json", "formatting": "sharegpt", "columns": {"messages": "turns", "kto_tag": "label"}},
+        talk={"file_name": "c.json"},
+    )  # fmt: skip
+    for name in ("p.json", "t.json", "k.json", "c.json"):
+        (folder / "data" / name).write_text("[]")
+    return {"model_name_or_path": "starter", "stage": "dpo", "dataset": "pairs", "lora_dropout": 0.1}
+
+
+def test_llama_factory_learns_preferences(tmp_path):
+    base = judged_by_llama_factory(tmp_path)
+    options = {
+        "pref_beta": 0.2,
+        "pref_ftx": 0.5,
+        "dpo_label_smoothing": 0.1,
+        "kto_chosen_weight": 2.0,
+        "ppo_epochs": 4,
+        "ref_model": "starter",
+    }
+    found = taken(yaml.safe_dump(base | options | {"default_system": "Be kind.", "template": "llama3", "train_on_prompt": True}), tmp_path)
+    assert task(found) == {
+        "type": "preference", "format": "pairs", "columns": {"prompt": "ask", "chosen": "good", "rejected": "bad"}, "loss": "sigmoid",
+        "beta": 0.2, "label_smoothing": 0.1, "sft": 0.5, "system": "Be kind.",
+    }  # fmt: skip
+    assert values(found)["model"]["dropout"] == values(found)["method"]["dropout"] == 0.0
+    assert found.recipe.training.learning_rate == 5e-5
+    assert left(found.lost) == {"template": "llama3"}
+    assert set(found.unneeded) == {"kto_chosen_weight", "ppo_epochs", "ref_model", "train_on_prompt"}
+    assert said(read(found, {"ask": "hello", "good": "good day", "bad": "no"})) == ("hello", "good day", "no", True)
+    simpo = taken(yaml.safe_dump(base | {"pref_loss": "simpo", "simpo_gamma": 1.0, "pref_beta": 2.5, "pref_ftx": 0.1}), tmp_path)
+    options = task(simpo)
+    assert (options["loss"], options["gamma"], options["beta"], options["sft"]) == ("simpo", 1.0, 2.5, 0.1)
+    for loss in ("ipo", "hinge"):
+        assert task(taken(yaml.safe_dump(base | {"pref_loss": loss}), tmp_path))["loss"] == loss
+    others = {
+        "pref_ftx": 0.1,
+        "simpo_gamma": 1.0,
+        "pref_bco_weight": 0.5,
+        "ld_alpha": 0.5,
+        "ref_model": "other",
+        "label_smoothing_factor": 0.1,
+    }
+    orpo = taken(yaml.safe_dump(base | others | {"pref_loss": "orpo"}), tmp_path)
+    assert left(orpo.lost) == others
+    assert (orpo.recipe.task.loss, orpo.recipe.task.beta, orpo.recipe.task.sft) == ("orpo", 0.1, 0.0)
+
+
+def test_llama_factory_learns_from_good_and_bad_answers(tmp_path):
+    base = judged_by_llama_factory(tmp_path) | {"stage": "kto", "dataset": "marks", "kto_chosen_weight": 1.5, "kto_rejected_weight": 0.5}
+    found = taken(yaml.safe_dump(base | {"pref_beta": 0.3, "pref_loss": "sigmoid", "pref_ftx": 0.1}), tmp_path)
+    assert task(found) == {
+        "type": "preference", "format": "unpaired", "columns": {"prompt": "ask", "completion": "output", "label": "liked"}, "loss": "kto",
+        "beta": 0.3, "good_weight": 1.5, "bad_weight": 0.5,
+    }  # fmt: skip
+    assert left(found.lost) == {"pref_ftx": 0.1}
+    assert said(read(found, {"ask": "hello", "output": "no", "liked": False})) == ("hello", "no", False)
+    talk = taken(yaml.safe_dump(base | {"dataset": "marked"}), tmp_path)
+    assert talk.recipe.task.columns == {"completion": "turns"}
+    row = {"turns": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "good day"}], "label": True}
+    assert said(read(talk, row)) == ("hello", "good day", True)
+
+
+def test_llama_factory_reads_its_rows_where_it_can(tmp_path):
+    base = judged_by_llama_factory(tmp_path)
+    talks = taken(yaml.safe_dump(base | {"dataset": "talks", "stage": "rm"}), tmp_path)
+    assert task(talks) == {"type": "reward", "format": "pairs", "columns": {"prompt": "conversations"}}
+    assert "dropout" not in values(talks)["model"]
+    row = {
+        "conversations": [{"from": "human", "value": "hello"}],
+        "chosen": {"from": "gpt", "value": "hi"},
+        "rejected": {"from": "gpt", "value": "no"},
+    }
+    assert said(read(talks, row)) == ("hello", "hi", "no", True)
+    wider = taken(yaml.safe_dump(base | {"dataset": "wider"}), tmp_path)
+    assert [(i.key, i.value) for i in wider.lost] == [("dataset", "before"), ("dataset", "extra")]
+    odd = taken(yaml.safe_dump(base | {"dataset": "odd"}), tmp_path)
+    assert left(odd.lost) == {"dataset": {"role_tag": "who"}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"pref_loss": "kto_pair"}, "kto_pair is no loss that is here"),
+        ({"dataset": "talk"}, "answers that nobody judged"),
+        ({"dataset": "marks"}, "answers that are good or bad"),
+        ({"stage": "kto"}, "answers that are compared"),
+        ({"stage": "pt"}, "answers that are compared"),
+        ({"stage": "sft", "dataset": "marks"}, "answers that are good or bad"),
+        ({"stage": "ppo", "reward_model": "saves/rm"}, "stage: ppo trains a policy on rewards.*task policy"),
+        ({"stage": "grow"}, "stage: grow is not known here"),
+        ({"dpo_label_smoothing": 0.7}, "task.label_smoothing"),
+    ],
+)
+def test_llama_factory_files_that_are_refused(changed, why, tmp_path):
+    with pytest.raises(RecipeError, match=why):
+        taken(yaml.safe_dump(judged_by_llama_factory(tmp_path) | changed), tmp_path)
+
+
+AXOLOTL_RL = {
+    "base_model": "starter",
+    "learning_rate": 1e-5,
+    "adapter": "lora",
+    "lora_dropout": 0.05,
+    "datasets": [{"path": "p.jsonl", "type": "chatml.intel"}],
+}
+
+
+def axolotl_rl(folder: Path, **keys) -> Imported:
+    return taken(yaml.safe_dump(AXOLOTL_RL | keys), folder)
+
+
+def test_axolotl_learns_preferences(tmp_path):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"question": "hello", "chosen": "good day", "rejected": "no"}))
+    options = {"rl_beta": 0.3, "dpo_label_smoothing": 0.1, "rpo_alpha": 0.5, "precompute_ref_log_probs": True, "dpo_norm_loss": True}
+    found = axolotl_rl(tmp_path, rl="dpo", **options, dpo_use_weighting=True, max_prompt_len=512, dpo_padding_free=True)
+    assert task(found) == {
+        "type": "preference", "format": "pairs", "columns": {"prompt": "question"}, "loss": "sigmoid", "label_smoothing": 0.1,
+        "normalize": True, "beta": 0.3, "sft": 0.5, "reference": "precomputed",
+    }  # fmt: skip
+    assert values(found)["model"]["dropout"] == values(found)["method"]["dropout"] == 0.0
+    assert left(found.lost) == {"datasets[0].type": "chatml.intel", "dpo_use_weighting": True, "max_prompt_len": 512}
+    assert found.unneeded == ("dpo_padding_free",)
+    assert said(read(found, {"question": "hello", "chosen": "good day", "rejected": "no"})) == ("hello", "good day", "no", True)
+    ipo = axolotl_rl(tmp_path, rl="ipo", dpo_label_smoothing=0.1, trl={"beta": 0.4, "use_vllm": True}, rl_beta=0.2)
+    assert (ipo.recipe.task.loss, ipo.recipe.task.beta, ipo.recipe.task.label_smoothing) == ("ipo", 0.4, 0.0)
+    assert {k: v for k, v in left(ipo.lost).items() if "data" not in k} == {"dpo_label_smoothing": 0.1, "trl.use_vllm": True}
+    orpo = axolotl_rl(tmp_path, rl="orpo", orpo_alpha=0.2, datasets=[{"path": "p.jsonl", "type": "chat_template.argilla"}])
+    assert (orpo.recipe.task.loss, orpo.recipe.task.beta, left(orpo.lost)) == ("orpo", 0.2, {"rl": "orpo"})
+    simpo = task(axolotl_rl(tmp_path, rl="simpo", simpo_gamma=1.0, rl_beta=2.0))
+    assert (simpo["loss"], simpo["gamma"], simpo["beta"], simpo["sft"]) == ("simpo", 1.0, 2.0, 1.0)
+    assert task(axolotl_rl(tmp_path, rl="simpo", simpo_gamma=1.0, cpo_alpha=0.0))["sft"] == 0.0
+    lists = task(axolotl_rl(tmp_path, rl="dpo", dpo_loss_type=["hinge", "sft"], dpo_loss_weights=[1.0, 0.3]))
+    assert (lists["loss"], lists["sft"]) == ("hinge", 0.3)
+
+
+def test_axolotl_learns_from_good_and_bad_answers_and_rewards(tmp_path):
+    kind = {
+        "field_prompt": "ask",
+        "field_completion": "said",
+        "field_label": "liked",
+        "prompt_format": "<{prompt}>",
+        "completion_format": "{completion}",
+    }
+    entry = {"path": "k.jsonl", "type": kind}
+    found = axolotl_rl(tmp_path, rl="kto", kto_desirable_weight=2.0, kto_undesirable_weight=0.5, simpo_gamma=1.0, datasets=[entry])
+    assert task(found) == {
+        "type": "preference", "format": "unpaired", "columns": {"prompt": "ask", "completion": "said", "label": "liked"}, "loss": "kto",
+        "good_weight": 2.0, "bad_weight": 0.5,
+    }  # fmt: skip
+    assert left(found.lost) == {"datasets[0].type.prompt_format": "<{prompt}>", "simpo_gamma": 1.0}
+    assert said(read(found, {"ask": "hello", "said": "no", "liked": 0})) == ("hello", "no", False)
+    entry = {"path": "r.jsonl", "type": "bradley_terry.chat_template"}
+    reward = axolotl_rl(tmp_path, reward_model=True, center_rewards_coefficient=0.01, num_labels=1, datasets=[entry])
+    assert task(reward) == {"type": "reward", "format": "pairs", "columns": {"prompt": "input"}, "center": 0.01}
+    assert not reward.lost
+    assert set(left(reward.to_fill)) == {"data.train"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "row", "columns"),
+    [
+        ({"type": "chat_template.default", "field_chosen": "good"},
+         {"messages": [{"role": "user", "content": "hello"}], "good": MADE, "rejected": {"role": "assistant", "content": "no"}},
+         {"prompt": "messages", "chosen": "good"}),
+        ({"type": "chat_template.default", "field_messages": "turns", "field_rejected": "rejected"},
+         {"turns": [{"role": "user", "content": "hello"}], "chosen": MADE, "rejected": "no"}, {"prompt": "turns"}),
+        ({"type": "llama3.argilla"}, {"instruction": "hello", "chosen_response": "good day", "rejected_response": "no"},
+         {"prompt": "instruction", "chosen": "chosen_response", "rejected": "rejected_response"}),
+        ({"type": "chatml.argilla"}, PAIR, {}),
+        ({"type": "llama3.icr"}, {"input": "hello", "chosen": "good day", "rejected": "no", "system": ""}, {"prompt": "input"}),
+        ({"type": "chatml.ultra"},
+         {"prompt": "hello", "chosen": [{"role": "user", "content": "hello"}, MADE],
+          "rejected": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "no"}]}, {}),
+        ({"type": {"field_prompt": "ask", "field_chosen": "chosen"}}, {"ask": "hello", "chosen": "good day", "rejected": "no"}, {"prompt": "ask"}),
+        ({}, PAIR, {}),
+    ],
+    ids=lambda v: str(v.get("type", "")) if isinstance(v, dict) else "",
+)  # fmt: skip
+def test_axolotl_reads_its_rows_where_it_can(entry, row, columns, tmp_path):
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    found = axolotl_rl(tmp_path, rl="dpo", datasets=[{"path": "p.jsonl", **entry}])
+    assert found.recipe.task.columns == columns
+    assert said(read(found, row)) == ("hello", "good day", "no", True)
+
+
+def test_axolotl_types_that_are_not_known_are_left(tmp_path):
+    found = axolotl_rl(tmp_path, rl="dpo", datasets=[{"path": "p.jsonl", "type": "mine.own"}, {"path": "q.jsonl", "type": "chatml.intel"}])
+    assert left(found.lost) == {"datasets[0].type": "mine.own", "datasets[].type": ["chatml.intel"]}
+    assert (found.recipe.task.format, found.recipe.task.columns) == ("auto", {})
 
 
 def test_trl(tmp_path):
@@ -283,10 +509,137 @@ def test_the_arguments_of_sft_config_as_json(tmp_path):
     assert found.recipe.training.batch_size == 8
 
 
-def test_every_key_of_trl_is_known():
-    from trl import ModelConfig, ScriptArguments, SFTConfig
+def trl_pairs(folder: Path, **keys) -> Imported:
+    (folder / "pairs.jsonl").write_text(json.dumps(PAIR))
+    return taken(yaml.safe_dump(DPO | keys), folder)
 
-    fields = {f.name for kind in (SFTConfig, ModelConfig, ScriptArguments) for f in dataclasses.fields(kind)}
+
+def test_trl_learns_preferences(tmp_path):
+    found = trl_pairs(tmp_path)
+    assert found.tool == "TRL"
+    assert values(found) == {
+        "data": {"train": "pairs.jsonl"},
+        "task": {"type": "preference", "loss": "sigmoid", "beta": 0.2},
+        "model": {"name": "starter", "max_length": 256, "dropout": 0.0},
+        "method": {"type": "lora", "rank": 16, "alpha": 32, "dropout": 0.0},
+        "training": {"learning_rate": 1e-6, "epochs": 3, "batch_size": 8, "warmup": 0.0, "weight_decay": 0.0, "checkpointing": True},
+    }  # fmt: skip
+    assert set(left(found.lost)) == {"lora_target_modules"}
+    assert not found.unneeded
+    assert "dropout" not in values(trl_pairs(tmp_path, disable_dropout=False))["model"]
+    others = {"ld_alpha": 0.5, "f_divergence_type": "forward_kl", "use_weighting": True, "sync_ref_model": True, "max_prompt_length": 128}
+    assert left(trl_pairs(tmp_path, **others, lora_target_modules="all-linear").lost) == others
+    plain = trl_pairs(tmp_path, ld_alpha=1.0, f_divergence_type="reverse_kl", use_weighting=False, precompute_ref_log_probs=False)
+    assert {"ld_alpha", "f_divergence_type", "use_weighting", "precompute_ref_log_probs"} <= set(plain.unneeded)
+    assert task(trl_pairs(tmp_path, precompute_ref_log_probs=True))["reference"] == "precomputed"
+    assert task(trl_pairs(tmp_path, rpo_alpha=0.5))["sft"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"loss_type": "hinge"}, {"loss": "hinge"}),
+        ({"loss_type": ["ipo"]}, {"loss": "ipo"}),
+        ({"loss_type": "sigmoid_norm"}, {"loss": "sigmoid", "normalize": True}),
+        ({"loss_type": ["robust"], "label_smoothing": 0.1}, {"loss": "robust", "label_smoothing": 0.1}),
+        ({"loss_type": ["robust"]}, {"loss": "sigmoid"}),
+        ({"loss_type": ["sigmoid", "sft"]}, {"loss": "sigmoid", "sft": 1.0}),
+        ({"loss_type": ["sft", "sigmoid"], "loss_weights": [0.2, 1.0]}, {"loss": "sigmoid", "sft": 0.2}),
+    ],
+)  # fmt: skip
+def test_losses_of_trl(keys, wanted, tmp_path):
+    found = trl_pairs(tmp_path, **keys, lora_target_modules="all-linear")
+    assert task(found) == {"type": "preference", "beta": 0.2} | wanted
+    assert not found.lost
+
+
+def test_what_trl_weighs_or_smooths_otherwise_is_told(tmp_path):
+    found = trl_pairs(tmp_path, loss_type=["hinge", "sft"], loss_weights=[2.0, 1.0], label_smoothing=0.1, lora_target_modules="all-linear")
+    assert (found.recipe.task.loss, found.recipe.task.sft) == ("hinge", 0.5)
+    assert left(found.lost) == {"loss_weights": [2.0, 1.0], "label_smoothing": 0.1}
+    sigmoid = trl_pairs(tmp_path, label_smoothing=0.1, lora_target_modules="all-linear")
+    assert left(sigmoid.lost) == {"label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]}, "is not one loss"),
+        ({"loss_type": ["sigmoid", "hinge"]}, "is not one loss"),
+        ({"loss_type": "sft"}, "is not one loss"),
+        ({"loss_type": "apo_zero"}, "loss_type: apo_zero is no loss that is here"),
+        ({"loss_type": "apo_zero_unpaired"}, "is no loss that is here"),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}, "loss_weights"),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": ["a", 0]}, "loss_weights"),
+        ({"loss_type": "dr_grpo"}, "task policy"),
+        ({"num_generations": 4}, "num_generations: 4 trains a policy on rewards.*task policy"),
+        ({"reward_model_path": "m"}, "task policy"),
+        ({"max_completion_length": 64}, "task policy"),
+        ({"cpo_alpha": 1.0}, "is for CPO"),
+        ({"is_encoder_decoder": None}, "is for ORPO"),
+        ({"teacher_model_name_or_path": None, "max_completion_length": 64}, "is for distillation"),
+    ],
+)
+def test_trainers_and_losses_of_trl_that_are_refused(keys, why, tmp_path):
+    with pytest.raises(RecipeError, match=why):
+        trl_pairs(tmp_path, **keys)
+
+
+def test_trl_learns_from_good_and_bad_answers(tmp_path):
+    (tmp_path / "marks.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b", "label": True}))
+    keys = DPO | {"dataset_name": "marks.jsonl", "lora_target_modules": "all-linear"}
+    found = taken(yaml.safe_dump(keys | {"desirable_weight": 1.5, "undesirable_weight": 0.5, "loss_type": "kto"}), tmp_path)
+    assert task(found) == {"type": "preference", "loss": "kto", "beta": 0.2, "good_weight": 1.5, "bad_weight": 0.5}
+    assert found.recipe.training.learning_rate == 1e-6
+    assert not found.lost
+    assert taken(yaml.safe_dump(keys), tmp_path).recipe.task.loss == "kto", "by the columns"
+
+
+def test_trl_learns_rewards(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR | {"margin": 1}))
+    base = {"model_name_or_path": "starter", "dataset_name": "pairs.jsonl", "max_length": 100}
+    found = taken(yaml.safe_dump(base | {"center_rewards_coefficient": 0.01, "chat_template_path": "plain.jinja"}), tmp_path)
+    assert task(found) == {"type": "reward", "center": 0.01, "margin": "margin", "template": "plain.jinja"}
+    assert (found.recipe.training.learning_rate, found.recipe.model.dropout, found.recipe.model.max_length) == (1e-4, 0.0, 100)
+    assert "longer rows are cut" in found.text
+    with pytest.raises(RecipeError, match="no key says whether"):
+        taken(yaml.safe_dump(base), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["DPOConfig", "KTOConfig", "RewardConfig"])
+def test_the_arguments_of_other_configs_as_json(kind, tmp_path):
+    """All of them at their defaults: nothing is lost, as with SFTConfig."""
+    import trl as tool
+
+    arguments = getattr(tool, kind)(output_dir="out", use_cpu=True, bf16=False).to_dict()
+    found = taken(json.dumps(arguments), tmp_path, name="config.json")
+    assert found.tool == "TRL"
+    assert not found.lost
+    assert [i.key for i in found.to_fill] == ["model.name", "data.train"]
+    expected = {
+        "DPOConfig": {"type": "preference", "loss": "sigmoid", "beta": 0.1},
+        "KTOConfig": {"type": "preference", "loss": "kto", "beta": 0.1, "good_weight": 1.0, "bad_weight": 1.0},
+        "RewardConfig": {"type": "reward"},
+    }  # fmt: skip
+    assert task(found) == expected[kind]
+    assert found.recipe.training.learning_rate == arguments["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("GRPOConfig", "task policy"), ("RLOOConfig", "task policy"), ("DistillationConfig", "distillation")]
+)
+def test_the_arguments_of_policies_as_json_are_refused(kind, why, tmp_path):
+    import trl as tool
+
+    with pytest.raises(RecipeError, match=why):
+        taken(json.dumps(getattr(tool, kind)(output_dir="out", use_cpu=True, bf16=False).to_dict()), tmp_path, name="config.json")
+
+
+def test_every_key_of_trl_is_known():
+    from trl import DPOConfig, KTOConfig, ModelConfig, RewardConfig, ScriptArguments, SFTConfig
+
+    kinds = (SFTConfig, DPOConfig, KTOConfig, RewardConfig, ModelConfig, ScriptArguments)
+    fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     assert fields - trl.KNOWN == set()
     assert not arguments.UNNEEDED & set(arguments.WHY)
 
@@ -310,8 +663,30 @@ def test_openai_says_what_it_does_not_read(tmp_path):
     found = taken(json.dumps(row), tmp_path, name="chats.jsonl")
     assert set(left(found.lost)) == {"functions", "extra", "messages[].weight", "messages[].content", "messages[].function_call"}
     assert found.unneeded == ("parallel_tool_calls",)
-    with pytest.raises(RecipeError, match="preferences"):
-        taken(json.dumps({"input": {}, "preferred_output": [], "non_preferred_output": []}), tmp_path, name="p.jsonl")
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.json"])
+def test_openai_preferences(name, tmp_path):
+    row = {"input": {"messages": [{"role": "user", "content": "hello"}], "tools": []}, "preferred_output": [MADE],
+           "non_preferred_output": [{"role": "assistant", "content": "no"}]}  # fmt: skip
+    found = taken(json.dumps(row), tmp_path, name=name)
+    assert found.tool == "OpenAI"
+    assert values(found) == {
+        "data": {"train": name}, "task": {"type": "preference", "format": "openai"}, "model": {"name": "starter"}, "method": {"type": "lora"},
+    }  # fmt: skip
+    assert [i.key for i in found.to_fill] == ["model.name"]
+    assert not found.lost
+    assert said(read(found, row)) == ("hello", "good day", "no", True)
+
+
+def test_openai_preferences_say_what_is_not_read(tmp_path):
+    asked = {"messages": [{"role": "user", "content": [{"type": "image_url"}]}], "parallel_tool_calls": True, "store": True}
+    row = {"input": asked, "preferred_output": [MADE | {"function_call": {}}], "non_preferred_output": 1, "extra": 1}
+    found = taken(json.dumps(row), tmp_path, name="p.jsonl")
+    assert set(left(found.lost)) == {"extra", "input.store", "messages[].content", "messages[].function_call"}
+    assert found.unneeded == ("input.parallel_tool_calls",)
+    with pytest.raises(RecipeError, match="do not hold input"):
+        taken(json.dumps({"preferred_output": [], "non_preferred_output": []}), tmp_path, name="q.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -323,12 +698,11 @@ def test_openai_says_what_it_does_not_read(tmp_path):
         ("{", "x.json", "not JSON"),
         ("data: rows.csv", "x.yaml", "already"),
         ('{"text": "a"}', "x.jsonl", "neither messages nor"),
-        ("base_model: m\nrl: dpo", "x.yaml", "preferences"),
+        ("base_model: m\nrl: grpo", "x.yaml", "rl: grpo trains a policy on rewards.*task policy"),
+        ("base_model: m\nrl: ebft", "x.yaml", "rl: ebft is not known here"),
+        ("base_model: m\nprocess_reward_model: true\nsequence_len: 5", "x.yaml", "scores steps"),
         ("base_model: m\nadapter: ia3\nsequence_len: 5", "x.yaml", "adapter"),
-        ("model_name_or_path: m\nstage: dpo", "x.yaml", "preferences"),
         ("model_name_or_path: m\nfinetuning_type: other", "x.yaml", "finetuning_type"),
-        ("model_name_or_path: m\nnum_generations: 4", "x.yaml", "GRPO"),
-        ("model_name_or_path: m\nuse_peft: true\nbeta: 0.1", "x.yaml", "DPO"),
         ("base_model: m\nlearning_rate: fast\nnum_epochs: 2", "x.yaml", "learning_rate"),
     ],
 )

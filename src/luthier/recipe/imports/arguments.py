@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
+from luthier.recipe.imports import preferences
 from luthier.recipe.imports.draft import Draft
 
 SAME = {
@@ -16,7 +17,6 @@ SAME = {
     "weight_decay": "training.weight_decay",
     "adam_epsilon": "training.epsilon",
     "seed": "training.seed",
-    "label_smoothing_factor": "task.label_smoothing",
     "save_total_limit": "checkpoints.keep",
     "load_best_model_at_end": "evaluation.restore_best",
 }
@@ -81,13 +81,14 @@ KNOWN = frozenset({
     *SAME, *UNNEEDED, *WHY, "output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "lr_scheduler_type",
     "warmup_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "max_grad_norm", "bf16", "fp16", "optim", "gradient_checkpointing",
     "activation_checkpointing", "eval_strategy", "evaluation_strategy", "eval_steps", "save_steps", "save_strategy",
-    "metric_for_best_model",
+    "metric_for_best_model", "label_smoothing_factor",
 })  # fmt: skip
 
 
 def training_arguments(draft: Draft) -> None:
     """Take over what TrainingArguments names, as transformers names it."""
     draft.same(SAME | {"per_device_train_batch_size": "training.batch_size", "num_train_epochs": "training.epochs"})
+    smoothing(draft)
     output(draft)
     steps(draft)
     schedule(draft, "lr_scheduler_type")
@@ -95,6 +96,15 @@ def training_arguments(draft: Draft) -> None:
     numbers(draft)
     checkpointing(draft, "gradient_checkpointing", "activation_checkpointing")
     evaluation(draft)
+
+
+def smoothing(draft: Draft) -> None:
+    """Label smoothing, which transformers' Trainer has for the cross-entropy alone."""
+    rate = draft.take("label_smoothing_factor")
+    if rate and preferences.compares(draft):
+        draft.leave("label_smoothing_factor", "is for tokens, and not read where answers are compared: see task.label_smoothing")
+    elif rate is not None and not preferences.compares(draft):
+        draft.put("task.label_smoothing", rate, "label_smoothing_factor")
 
 
 def output(draft: Draft) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.recipe.imports import arguments
-from luthier.recipe.imports.datasets import Named, put_data
+from luthier.recipe.imports import arguments, preferences
+from luthier.recipe.imports.datasets import Named, columns_of, put_data
 from luthier.recipe.imports.draft import Draft
 from luthier.recipe.imports.trl import put_model, quantised, targets
 
@@ -31,23 +31,13 @@ UNNEEDED = frozenset({
     "cut_cross_entropy", "unsloth_cross_entropy_loss", "unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o", "merge_lora",
     "merge_method", "use_tensorboard", "torch_dtype", "float32", "default_system_message", "gc_steps", "shuffle_merged_datasets",
     "ddp", "include_tokens_per_second", "use_wandb", "peft_autocast_adapter_dtype", "tokenizer_use_fast",
-    "tokenizer_legacy", "batch_flattening",
+    "tokenizer_legacy", "batch_flattening", "dpo_use_logits_to_keep", "dpo_padding_free", "dpo_generate_during_eval",
+    "dpo_use_liger_kernel", "rl_adapter_ref_model", "vllm",
 })  # fmt: skip
 PREFIXES = (
-    "wandb_",
-    "mlflow_",
-    "comet_",
-    "hub_",
-    "use_mlflow",
-    "use_comet",
-    "use_otel",
-    "otel_",
-    "trackio_",
-    "swanlab_",
-    "ray_",
-    "dataloader_",
-    "ddp_",
-)
+    "wandb_", "mlflow_", "comet_", "hub_", "use_mlflow", "use_comet", "use_otel", "otel_", "trackio_", "swanlab_", "ray_",
+    "dataloader_", "ddp_",
+)  # fmt: skip
 WHY = {
     "special_tokens": "the tokenizer's own are taken; one without a pad token gets one",
     "tokens": "no tokens are added to a model's vocabulary",
@@ -78,25 +68,32 @@ WHY = {
     "excess_length_strategy": "the end of a text that is too long is cut, and counted",
     "tensor_parallel_size": arguments.ONE_DEVICE,
     "context_parallel_size": arguments.ONE_DEVICE,
+    "dpo_use_weighting": "pairs weigh alike",
+    "max_prompt_len": "prompt and answer share model.max_length, and the end of what is too long is cut",
+    "num_labels": "a reward is one number",
 }
 CHAT_TYPES = ("chat_template", "sharegpt", "chatml", "alpaca", "alpaca_chat", "gpteacher", "oasst", "instruction", "messages", "load_role")
 FIELDS = {"field_instruction": "instruction", "field_input": "input", "field_output": "output", "field_system": "system"}
+RL = {"dpo": "sigmoid", "ipo": "ipo", "orpo": "orpo", "kto": "kto", "simpo": "simpo"}
+"""rl -> loss."""
 KNOWN = frozenset({*arguments.KNOWN, *MARKS, *UNNEEDED, *WHY}) | {
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_8bit", "load_in_4bit", "peft_use_dora", "peft_use_rslora",
     "peft_init_lora_weights", "peft_layers_to_transform", "loraplus_lr_ratio", "lr_scheduler", "optimizer", "early_stopping_patience",
-    "revision_of_model", "batch_size", "dataset_exact_deduplication", "trust_remote_code",
+    "revision_of_model", "batch_size", "dataset_exact_deduplication", "trust_remote_code", "process_reward_model", "trl", "rl_beta",
+    "orpo_alpha", "simpo_gamma", "cpo_alpha", "rpo_alpha", "kto_desirable_weight", "kto_undesirable_weight", "dpo_label_smoothing",
+    "dpo_loss_type", "dpo_loss_weights", "reward_model", "dpo_norm_loss", "precompute_ref_log_probs", "center_rewards_coefficient",
 }  # fmt: skip
 
 
 def read(draft: Draft) -> None:
     """Fill the draft."""
-    for key in ("rl", "reward_model", "process_reward_model"):
-        if draft.keys.get(key):
-            raise draft.refuse(key, "trains on preferences or rewards, which Luthier does not do yet", "import a supervised configuration")
     _model(draft)
+    _judged(draft)
     _data(draft)
     _method(draft)
     _training(draft)
+    if preferences.compares(draft):
+        preferences.no_dropout(draft, f"{NAME}'s default")
     if draft.keys.get("trust_remote_code") is True:
         draft.leave("trust_remote_code", "Luthier runs no code from a model: its architecture must be in transformers")
     draft.rest(unneeded=arguments.UNNEEDED | UNNEEDED, prefixes=PREFIXES, why=arguments.WHY | WHY, known=KNOWN)
@@ -112,6 +109,54 @@ def _model(draft: Draft) -> None:
     draft.default("model.max_length", 512)
 
 
+def _judged(draft: Draft) -> None:
+    """The task and its options, where answers are compared or judged."""
+    rl = str(draft.take("rl") or "")
+    if draft.keys.get("process_reward_model"):
+        raise draft.refuse("process_reward_model", "scores steps", "write a recipe with the task reward, for whole answers: docs/reward.md")
+    if rl in ("grpo", "gdpo"):
+        raise preferences.policy(draft, "rl")
+    if rl and rl not in RL:
+        raise draft.refuse("rl", "is not known here", f"{', '.join(RL)} are")
+    if rl:
+        _preference(draft, rl)
+    elif draft.take("reward_model"):
+        draft.put("task.type", "reward", "reward_model")
+        draft.same({"center_rewards_coefficient": "task.center"})
+        if draft.keys.get("num_labels") == 1:
+            draft.take("num_labels")
+
+
+def _preference(draft: Draft, rl: str) -> None:
+    """The loss and its options."""
+    if rl == "dpo":
+        preferences.listed(draft, "dpo_loss_type", "dpo_loss_weights", origin="rl")
+        preferences.smoothing(draft, "dpo_label_smoothing", sigmoid=True)
+        preferences.option(draft, "dpo_norm_loss", "normalize")
+    else:
+        preferences.preference(draft, RL[rl], "rl")
+    inner = draft.take("trl")
+    for name, value in inner.items() if isinstance(inner, dict) else ():
+        if name == "beta" and value is not None:
+            draft.put("task.beta", value, "beta in trl")
+        elif value not in (None, False):
+            draft.leave(f"trl.{name}", "is for models that learn from rewards", value=value)
+    for key in ("rl_beta", "orpo_alpha") if rl == "orpo" else ("rl_beta",):
+        if "task.beta" not in draft.values:
+            preferences.option(draft, key, "beta")
+        else:
+            draft.take(key)
+    for key, name in (("kto_desirable_weight", "good_weight"), ("kto_undesirable_weight", "bad_weight"), ("simpo_gamma", "gamma")):
+        preferences.option(draft, key, name)
+    preferences.option(draft, "rpo_alpha" if rl != "simpo" else "cpo_alpha", "sft", note=", row by row")
+    if rl == "simpo":
+        draft.default("task.sft", 1.0)
+    if rl == "orpo":
+        draft.leave("rl", "the likelihood that orpo adds is of answers alone here, there of prompts too")
+    if draft.take("precompute_ref_log_probs") and rl in ("dpo", "ipo", "kto"):
+        draft.put("task.reference", "precomputed", "precompute_ref_log_probs")
+
+
 def _data(draft: Draft) -> None:
     listed = draft.take("datasets")
     pretraining = draft.take("pretraining_dataset")
@@ -123,14 +168,20 @@ def _data(draft: Draft) -> None:
     if not entries:
         draft.fill("data.train", "train.jsonl", "no datasets are named")
         return
-    put_data(draft, [_named(e, f"{key}[{i}].path") for i, e in enumerate(entries)])
+    files = put_data(draft, [_named(e, f"{key}[{i}].path") for i, e in enumerate(entries)])
     tests = draft.take("test_datasets")
     if tests is not None:
         put_data(draft, [_named(e, f"test_datasets[{i}].path") for i, e in enumerate(tests)], part="validation")
-    kinds = [_kind(e) for e in entries] if task is None else ["completion"]
+    judged = preferences.compares(draft)
+    kinds = [_kind(e, whole=judged) for e in entries] if task is None else ["completion"]
     if len(set(map(str, kinds))) > 1:
         draft.leave(f"{key}[].type", "a recipe has one task: rows of the other types are quarantined", value=kinds[1:])
-    _task(draft, entries[0], kinds[0], key)
+    if judged:
+        preferences.described(draft, entries[0], f"{key}[0]", columns_of(files[0]) if files and files[0].is_file() else [])
+    else:
+        _task(draft, entries[0], kinds[0], key)
+    for name, value in entries[0].items():
+        _entry_key(draft, f"{key}[0].{name}", name, value)
     share = draft.take("val_set_size")
     if isinstance(share, float) and 0 < share < 1:
         draft.put("data.validation_share", share, "val_set_size")
@@ -148,9 +199,9 @@ def _named(entry: dict[str, Any], key: str) -> Named:
     return Named(str(entry.get("path", "")), key, [files] if isinstance(files, str) else list(files), entry.get("revision"))
 
 
-def _kind(entry: dict[str, Any]) -> Any:
+def _kind(entry: dict[str, Any], *, whole: bool) -> Any:
     kind = entry.get("type")
-    return "its own" if isinstance(kind, dict) else str(kind or "chat_template").partition(":")[0].partition(".")[0]
+    return "its own" if isinstance(kind, dict) else str(kind) if whole else str(kind or "chat_template").partition(":")[0].partition(".")[0]
 
 
 def _task(draft: Draft, entry: dict[str, Any], kind: str, key: str) -> None:
@@ -176,8 +227,6 @@ def _task(draft: Draft, entry: dict[str, Any], kind: str, key: str) -> None:
             draft.leave(f"{at}.type", "the model's chat template is put around rows, not Alpaca's prompt", value=entry.get("type"))
         elif kind not in CHAT_TYPES:
             draft.leave(f"{at}.type", "the format is recognised by the columns: see task.format", value=entry.get("type"))
-    for name, value in entry.items():
-        _entry_key(draft, f"{at}.{name}", name, value)
 
 
 def _columns(entry: dict[str, Any], kind: str) -> dict[str, str]:
@@ -191,7 +240,8 @@ def _columns(entry: dict[str, Any], kind: str) -> dict[str, str]:
 
 ENTRY = {
     "path", "type", "data_files", "revision", "field", "text_column", "field_messages", "field_tools", "ds_type", "name", "conversation",
-    "message_field_role", "message_field_content", "message_property_mappings", "roles", "trust_remote_code", "preprocess_shards", *FIELDS,
+    "message_field_role", "message_field_content", "message_property_mappings", "roles", "trust_remote_code", "preprocess_shards",
+    *FIELDS, *preferences.FIELDS,
 }  # fmt: skip
 """Keys of a data set that are dealt with, or that say what Luthier finds by itself."""
 
@@ -236,6 +286,7 @@ def _method(draft: Draft) -> None:
 
 
 def _training(draft: Draft) -> None:
+    arguments.smoothing(draft)
     draft.same(arguments.SAME | {
         "micro_batch_size": "training.batch_size", "num_epochs": "training.epochs", "early_stopping_patience": "training.early_stopping",
     })  # fmt: skip

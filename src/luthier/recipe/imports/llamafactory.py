@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import Fault, RecipeError
-from luthier.recipe.imports import arguments
+from luthier.recipe.imports import arguments, preferences
 from luthier.recipe.imports.datasets import Named, put_data
 from luthier.recipe.imports.draft import Draft
 from luthier.recipe.imports.trl import model, targets
@@ -16,7 +16,8 @@ NAME = "LLaMA-Factory"
 MARKS = frozenset({
     "stage", "finetuning_type", "cutoff_len", "template", "dataset_dir", "lora_target", "lora_rank", "quantization_bit", "dataset",
     "freeze_trainable_layers", "val_size", "max_samples", "plot_loss", "overwrite_cache", "preprocessing_num_workers", "mask_history",
-    "eval_dataset", "quantization_method", "train_on_prompt", "adapter_name_or_path",
+    "eval_dataset", "quantization_method", "train_on_prompt", "adapter_name_or_path", "pref_beta", "pref_loss", "pref_ftx",
+    "kto_chosen_weight", "kto_rejected_weight",
 })  # fmt: skip
 """Keys by which its files are recognised."""
 UNNEEDED = frozenset({
@@ -27,22 +28,13 @@ UNNEEDED = frozenset({
     "eval_on_each_dataset", "compute_accuracy", "include_effective_tokens_per_second", "pure_bf16", "quantization_method",
     "quantization_type", "quantization_device_map", "predict_with_generate", "tool_format", "template", "low_cpu_mem_usage",
     "freeze_vision_tower", "freeze_multi_modal_projector", "pissa_convert", "pissa_iter", "create_new_adapter", "use_v1_kernels",
-    "streaming", "ddp_timeout", "adapter_folder", "dataloader_num_workers", "stage", "do_train",
+    "streaming", "ddp_timeout", "adapter_folder", "dataloader_num_workers", "stage", "do_train", "reward_model",
+    "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type",
 })  # fmt: skip
 PREFIXES = (
-    "swanlab_",
-    "use_swanlab",
-    "ray_",
-    "resources_per_worker",
-    "placement_strategy",
-    "image_",
-    "video_",
-    "audio_",
-    "export_",
-    "infer_",
-    "vllm_",
-    "sglang_",
-)
+    "swanlab_", "use_swanlab", "ray_", "resources_per_worker", "placement_strategy", "image_", "video_", "audio_", "export_", "infer_",
+    "vllm_", "sglang_", "ppo_",
+)  # fmt: skip
 WHY = {
     "adapter_name_or_path": "to train an adapter further, give its folder as model.name",
     "additional_target": "fresh heads train whole by themselves; other modules do not train beside adapters",
@@ -69,27 +61,46 @@ WHY = {
     "train_from_scratch": "describe the new model in model.from_scratch",
     "fp8": "training.precision takes fp32 or bf16",
     "split_special_tokens": "special tokens in texts are refused or kept whole",
+    "pref_bco_weight": "is not in Luthier",
+    "ld_alpha": "all tokens of an answer count alike",
+    "ref_model": "answers are measured against the model as it began",
+    "ref_model_adapters": "answers are measured against the model as it began",
+    "ref_model_quantization_bit": "answers are measured against the model as it began",
 }
 KNOWN = frozenset({*arguments.KNOWN, *MARKS, *UNNEEDED, *WHY}) | {
     "model_name_or_path", "model_revision", "trust_remote_code", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "pissa_init",
     "loraplus_lr_ratio", "freeze_trainable_modules", "double_quantization", "disable_gradient_checkpointing", "default_system",
-    "early_stopping_steps",
+    "early_stopping_steps", "dpo_label_smoothing", "simpo_gamma",
 }  # fmt: skip
+TASKS = {"sft": "chat", "pt": "causal", "dpo": "preference", "kto": "preference", "rm": "reward"}
+"""stage -> task."""
+LOSSES = ("sigmoid", "hinge", "ipo", "orpo", "simpo")
+"""Values of pref_loss, which are those of task.loss."""
+OPTIONS = {
+    "dpo": {"dpo_label_smoothing": "label_smoothing", "simpo_gamma": "gamma"},
+    "kto": {"kto_chosen_weight": "good_weight", "kto_rejected_weight": "bad_weight"},
+}
+"""stage -> options that it alone reads."""
+JUDGED = {"dpo": "ranking", "rm": "ranking", "kto": "kto_tag"}
+"""stage -> what marks its data sets in dataset_info.json."""
 FREEZE_KEYS = ("freeze_trainable_layers", "freeze_trainable_modules")
 LORA_KEYS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora", "pissa_init", "loraplus_lr_ratio")
 
 
 def read(draft: Draft) -> None:
     """Fill the draft."""
-    stage = draft.take("stage") or "sft"
-    if stage not in ("sft", "pt"):
-        why = "trains on preferences or rewards, which Luthier does not do yet"
-        raise draft.refuse("stage", why, "stages sft and pt can be imported")
+    stage = str(draft.take("stage") or "sft")
+    if stage == "ppo":
+        raise preferences.policy(draft, "stage")
+    if stage not in TASKS:
+        raise draft.refuse("stage", "is not known here", f"stages {', '.join(TASKS)} can be imported")
     model(draft)
     draft.same({"cutoff_len": "model.max_length"})
-    draft.put("task.type", "causal" if stage == "pt" else "chat", "stage")
-    _data(draft, plain=stage == "pt")
+    draft.put("task.type", TASKS[stage], "stage")
+    _data(draft, stage)
     _method(draft)
+    if TASKS[stage] == "preference":
+        _preference(draft, stage)
     arguments.training_arguments(draft)
     patience = draft.take("early_stopping_steps")
     if patience is not None:
@@ -104,27 +115,45 @@ def read(draft: Draft) -> None:
         draft.default(path, value)
     if draft.keys.get("trust_remote_code") is True:
         draft.leave("trust_remote_code", "Luthier runs no code from a model: its architecture must be in transformers")
-    if draft.keys.get("template") not in (None, "default", "empty") and stage == "sft":
+    if draft.keys.get("template") not in (None, "default", "empty") and stage != "pt":
         draft.leave("template", "the model's own chat template is used; another one: task.template, a file")
     draft.rest(unneeded=arguments.UNNEEDED | UNNEEDED, prefixes=PREFIXES, why=arguments.WHY | WHY, known=KNOWN)
 
 
-def _data(draft: Draft, *, plain: bool) -> None:
+def _preference(draft: Draft, stage: str) -> None:
+    """The loss and its options."""
+    loss = draft.take("pref_loss")
+    if stage == "kto":
+        preferences.preference(draft, "kto", "stage")
+    elif loss in (None, *LOSSES):
+        preferences.preference(draft, loss or "sigmoid", "pref_loss" if loss else f"{NAME}'s default")
+    else:
+        raise draft.refuse("pref_loss", "is no loss that is here", f"{', '.join(LOSSES)} are; for good and bad answers, stage: kto")
+    for key in {**OPTIONS["dpo"], **OPTIONS["kto"]}:
+        draft.take(key)
+    for key, name in {**OPTIONS[stage], "pref_beta": "beta", "pref_ftx": "sft"}.items():
+        preferences.option(draft, key, name)
+    if draft.keys.get("ref_model") == draft.keys.get("model_name_or_path"):
+        draft.take("ref_model")
+    preferences.no_dropout(draft, f"{NAME} switches it off in this stage")
+
+
+def _data(draft: Draft, stage: str) -> None:
     """The data sets by their names in dataset_info.json."""
-    info = _info(draft)
+    info, plain, chat = _info(draft), stage == "pt", stage == "sft"
     wanted = _names(draft.take("dataset"))
     if not wanted:
         draft.fill("data.train", "train.json", "no dataset is named")
     else:
-        put_data(draft, [_named(draft, n, "dataset", info) for n in wanted])
+        put_data(draft, [_named(draft, n, "dataset", info, stage) for n in wanted])
         described = [info[n] for n in wanted if isinstance(info.get(n), dict)]
         if described:
-            _columns(draft, described, plain=plain)
+            _columns(draft, described, stage)
         elif plain:
             draft.put("data.text", "text", f"{NAME}'s default")
     held_out = _names(draft.take("eval_dataset"))
     if held_out:
-        put_data(draft, [_named(draft, n, "eval_dataset", info) for n in held_out], part="validation")
+        put_data(draft, [_named(draft, n, "eval_dataset", info, stage) for n in held_out], part="validation")
     share = draft.take("val_size")
     if isinstance(share, float) and 0 < share < 1:
         draft.put("data.validation_share", share, "val_size")
@@ -133,9 +162,9 @@ def _data(draft: Draft, *, plain: bool) -> None:
     most = draft.take("max_samples")
     if most is not None:
         draft.put("data.limit", most * max(1, len(wanted)), "max_samples of each dataset" if len(wanted) > 1 else "max_samples")
-    if draft.take("train_on_prompt") and not plain:
+    if draft.take("train_on_prompt") and chat:
         draft.put("task.graded", "all", "train_on_prompt")
-    if draft.take("mask_history") and not plain:
+    if draft.take("mask_history") and chat:
         draft.put("task.graded", "last", "mask_history")
     system = draft.take("default_system")
     if system is not None and not plain:
@@ -161,29 +190,43 @@ def _info(draft: Draft) -> dict[str, Any]:
     return {}
 
 
-def _named(draft: Draft, name: str, key: str, info: dict[str, Any]) -> Named:
+def _named(draft: Draft, name: str, key: str, info: dict[str, Any], stage: str) -> Named:
     """A data set by what dataset_info.json says of it: a file beside that, or an id on a hub."""
     entry = info.get(name)
     if not isinstance(entry, dict):
         why = "is not in dataset_info.json" if info else "stands in a dataset_info.json that is not at hand"
         return Named(f"{name}.json", key, why=f"{why}: name its file")
-    if entry.get("ranking"):
-        raise RecipeError([Fault(f"{name} holds preferences, which Luthier does not train on yet", str(draft.file))])
+    _fits(draft, name, entry, stage)
     if entry.get("file_name"):
         folder: Path = draft.info or draft.file.parent
         return Named(str((folder / str(entry["file_name"])).resolve()), key)
     return Named(str(entry.get("hf_hub_url") or entry.get("ms_hub_url") or name), key)
 
 
-def _columns(draft: Draft, described: list[dict[str, Any]], *, plain: bool) -> None:
+def _fits(draft: Draft, name: str, entry: dict[str, Any], stage: str) -> None:
+    """Raise RecipeError for answers that are compared or judged in a stage for others, and the other way round."""
+    mark = "ranking" if entry.get("ranking") else "kto_tag" if (entry.get("columns") or {}).get("kto_tag") else None
+    if mark != JUDGED.get(stage):
+        what = {"ranking": "answers that are compared", "kto_tag": "answers that are good or bad", None: "answers that nobody judged"}
+        why = f"{name} holds {what[mark]}, by dataset_info.json, and stage {stage} does not learn from these"
+        stages = " or ".join(s for s in TASKS if JUDGED.get(s) == mark)
+        raise RecipeError([Fault(why, str(draft.file), f"set stage: {stages}")])
+
+
+def _columns(draft: Draft, described: list[dict[str, Any]], stage: str) -> None:
     """The format and the columns of the first data set; others must be alike."""
-    entry = described[0]
+    entry, plain = described[0], stage == "pt"
     columns, tags = entry.get("columns") or {}, entry.get("tags") or {}
     origin = "columns in dataset_info.json"
     if any((e.get("formatting"), e.get("columns")) != (entry.get("formatting"), entry.get("columns")) for e in described[1:]):
         draft.leave("dataset", "the data sets have different columns: those of the first are read, other rows are quarantined")
     if plain:
         draft.put("data.text", columns.get("prompt", "text"), origin)
+        return
+    if columns.get("history"):
+        draft.leave("dataset", "the column of earlier turns is not read: write conversations as messages", value=columns["history"])
+    if stage in JUDGED:
+        _compared(draft, entry, columns, tags)
         return
     if entry.get("formatting") == "sharegpt":
         tagged = tags.get("role_tag") == "role" and tags.get("content_tag") == "content"
@@ -199,8 +242,22 @@ def _columns(draft: Draft, described: list[dict[str, Any]], *, plain: bool) -> N
     found = {role: column for role, column in named.items() if column != usual.get(role, role)}
     if found:
         draft.put("task.columns", found, origin)
-    if columns.get("history"):
-        draft.leave("dataset", "the column of earlier turns is not read: write conversations as messages", value=columns["history"])
+
+
+def _compared(draft: Draft, entry: dict[str, Any], columns: dict[str, Any], tags: dict[str, Any]) -> None:
+    """The columns of a prompt and two answers, or of an answer and whether it is good."""
+    talk = entry.get("formatting") == "sharegpt"
+    asked, answered = columns.get("messages" if talk else "prompt"), columns.get("response")
+    if entry.get("ranking"):
+        preferences.columns(draft, columns | {"prompt": asked}, "pairs", "ranking in dataset_info.json")
+    else:
+        named = {"prompt": None, "completion": asked} if talk else {"completion": answered}
+        preferences.columns(draft, columns | named | {"label": columns["kto_tag"]}, "unpaired", "kto_tag in dataset_info.json")
+    if columns.get("query") and not talk:
+        why = f"this column is not put after {asked}, as {NAME} does: write what is asked as one"
+        draft.leave("dataset", why, value=columns["query"])
+    if not {tags.get("role_tag", "from"), tags.get("content_tag", "value")} <= {"role", "from", "content", "value"}:
+        draft.leave("dataset", "messages are read with role and content, or from and value", value=tags)
 
 
 def _method(draft: Draft) -> None:

@@ -80,9 +80,9 @@ def _text(file: Path) -> str:
 
 
 def _is_openai(file: Path, text: str) -> bool:
-    """Whether the lines are JSON objects, several of them or of the shape of a conversation."""
+    """Whether the lines are JSON objects, several of them or of the shape of a conversation or a comparison."""
     rows = list(openai.first_rows(text))
-    return bool(rows) and (file.suffix == ".jsonl" or "messages" in rows[0])
+    return bool(rows) and (file.suffix == ".jsonl" or "messages" in rows[0] or "preferred_output" in rows[0])
 
 
 def _keys(file: Path, text: str) -> Mapping[str, Any]:
@@ -108,7 +108,7 @@ def _whose(keys: Mapping[str, Any], file: Path) -> Tool:
     found: dict[Tool, int] = {tool: len(module.MARKS & set(keys)) for tool, module in CONFIGURED.items()}
     best = max(found.values())
     if best == 0:
-        if (trl.SHARED | set(trl.OTHER_TRAINERS)) & set(keys):
+        if (trl.SHARED | trl.SIGNS) & set(keys):
             return "trl"
         raise RecipeError([Fault("is of no tool that is known here", str(file), REMEDY)])
     likely = [tool for tool, count in found.items() if count == best]
