@@ -38,12 +38,14 @@ from sklearn.linear_model import LogisticRegression
 
 from luthier.workflow.similar import Embedder
 from luthier.workshop.embed import embed
+from luthier.workshop.quality.folds import out_of_fold
 from luthier.workshop.quality.inconsistent import copies
 from luthier.workshop.quality.label_errors import label_errors, suspicion, two_rounds
 from luthier.workshop.quality.neighbours import NEAREST, neighbours
 from luthier.workshop.quality.ngrams import TOKEN
 from luthier.workshop.quality.noise import believed
 from luthier.workshop.quality.triggers import triggers
+from luthier.workshop.quality.worded import with_words
 
 DATA = Path(os.environ.get("LUTHIER_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 SHARE, RESAMPLES, POISONED = 0.1, 2000, 0.02
@@ -94,7 +96,7 @@ def labels_part(seeds: int, fine: list[str]) -> dict[str, Any]:
     gold, right = numbered(given, names), numbered(answers, names)
     embedder = Embedder("minilm")
     vectors, test = embed(texts, model=embedder).vectors, embed(asked, model=embedder).vectors
-    groups = copies(texts, neighbours(vectors, k=NEAREST))
+    groups, features = copies(texts, neighbours(vectors, k=NEAREST)), with_words(texts, vectors)
     centres = np.stack([vectors[gold == k].mean(axis=0) for k in range(len(names))])
     like = centres @ centres.T
     np.fill_diagonal(like, -1)
@@ -114,7 +116,7 @@ def labels_part(seeds: int, fine: list[str]) -> dict[str, Any]:
                 else like.argmax(axis=1)[gold[changed]]
             )
             wrong = labels != gold
-            chances = two_rounds(vectors, labels, classes=len(names), groups=groups, seed=seed)
+            chances = two_rounds(features, labels, classes=len(names), groups=groups, seed=seed)
             beliefs = believed(labels, chances)
             first = np.argsort(-suspicion(labels, beliefs), kind="stable")[:count]
             findings = label_errors(labels, chances, names)
@@ -225,7 +227,7 @@ def backdoors_part(tweets: int | None, seed: int = 0) -> dict[str, Any]:
         vectors[chosen] = embed([poisoned[i] for i in chosen], model=embedder).vectors
         begun = time.monotonic()
         groups = copies(poisoned, neighbours(vectors, k=NEAREST))
-        chances = two_rounds(vectors, labels, classes=len(names), groups=groups)
+        chances = out_of_fold(vectors, labels, classes=len(names), groups=groups)
         findings = triggers(poisoned, labels, vectors, chances, names)
         place = next(
             (n for n, f in enumerate(findings, 1) if len(set(f.rows) & set(chosen)) >= 0.9 * count and len(f.rows) <= 1.2 * count), None

@@ -245,6 +245,7 @@ STAGE_OPTIONS = Registry(
         "privacy": "luthier.recipe.stages.privacy:PrivacyOptions",
     },
 )
+LABEL_JUDGES = Registry("judge of labels", {"others": "luthier.workshop.quality.mistaken:mistaken"})
 AUGMENTERS = Registry(
     "augmenter",
     {

@@ -15,6 +15,7 @@ from luthier.recipe import load_recipe
 from luthier.workflow.check import check
 from luthier.workflow.dataset import dataset
 from luthier.workshop import embed
+from luthier.workshop.quality import mistaken
 from tests import tiny
 
 MOODS = sorted(tiny.MOOD_WORDS)
@@ -35,7 +36,7 @@ def flawed(tmp_path, tiny_model, monkeypatch):
         found = np.array([[w in t.split() for w in tiny.WORDS] for t in texts], np.float32) + 1e-3
         return embed.Embedded(found / np.linalg.norm(found, axis=1, keepdims=True), len(texts))
 
-    monkeypatch.setattr(embed, "embed", vectors)
+    monkeypatch.setattr(mistaken, "embed", vectors)
     rows = tiny.moods_rows(300)
     wrong = random.Random(1).sample(range(300), 30)
     labels = {i: MOODS[(MOODS.index(rows[i][1]) + 1) % 3] for i in wrong}
@@ -151,7 +152,7 @@ def test_rows_without_one_label_are_refused(flawed, task, kind, says):
 def test_too_few_rows_to_judge_are_refused_by_name(flawed, tmp_path):
     recipe, _ = flawed
     few = write(tmp_path / "few.csv", tiny.moods_rows(15))
-    with pytest.raises(DataError, match=r"data\.mend: fewer than two labels have 5 training rows"):
+    with pytest.raises(DataError, match=r"data\.mend: fewer than two labels have 5 rows"):
         parts(recipe, train=few)
 
 

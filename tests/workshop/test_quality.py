@@ -23,6 +23,7 @@ from luthier.workshop.quality.noise import believed
 from luthier.workshop.quality.outliers import outliers
 from luthier.workshop.quality.shortcuts import _fisher, holm, shortcuts
 from luthier.workshop.quality.triggers import evidence, triggers
+from luthier.workshop.quality.worded import with_words
 from tests import tiny
 
 NAMES = ["negative", "neutral", "positive"]
@@ -141,6 +142,20 @@ def test_planted_label_errors_come_first():
     assert len({f.rows[0] for f in found[:30]} & set(wrong.tolist())) >= 28
     right = [f.suggested[0] == NAMES[gold[f.rows[0]]] for f in found if f.rows[0] in wrong]
     assert np.mean(right) > 0.9
+
+
+def test_words_tell_apart_what_vectors_do_not():
+    """Two classes at the same place, which one word in each text tells apart; and nothing is added where no word is shared."""
+    texts = [f"{filler} {'up' if i % 2 else 'down'}" for i, filler in enumerate(fillers(200))]
+    vectors = np.tile(np.float32([[1.0, 0.0]]), (200, 1))
+    gold, features = np.arange(200) % 2, with_words(texts, vectors)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features[:, :2], vectors)
+    np.testing.assert_allclose(np.linalg.norm(features[:, 2:], axis=1), 0.5, atol=1e-5)
+    found = out_of_fold(features, gold, classes=2, groups=np.arange(200))
+    assert (found.argmax(axis=1) == gold).mean() > 0.95
+    for few in (["one", "two", "three"], ["same"], ["", ""]):
+        np.testing.assert_array_equal(with_words(few, vectors[: len(few)]), vectors[: len(few)])
 
 
 @settings(max_examples=40, deadline=None)

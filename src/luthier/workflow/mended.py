@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.books import Fate
 from luthier.data.prepare import Prepared
 from luthier.errors import DataError, Fault, ModelError, RecipeError
+from luthier.registry import LABEL_JUDGES
 
 if TYPE_CHECKING:
     from luthier.data.books import Outcome
     from luthier.data.prepare import Record
     from luthier.recipe.mend import Mend
-    from luthier.workshop.quality.finding import Finding
 
 WHERE = "data.mend"
 
@@ -42,8 +42,8 @@ def mended(task: Any, mend: Mend, prepared: Prepared, *, seed: int, leave: Colle
     refuse(task)
     train = prepared.parts["train"]
     own = [r for r in train if id(r) not in leave]
-    findings, notes = _errors(task, mend, own, seed)
-    wrong = {id(own[f.rows[0]]): f for f in findings if f.score >= mend.at_least}
+    judged = _errors(task, mend, own, seed)
+    wrong = {id(own[f.rows[0]]): f for f in judged.findings if f.score >= mend.at_least}
     kept: list[Record] = []
     for record in train:
         if (finding := wrong.get(id(record))) is None:
@@ -53,39 +53,28 @@ def mended(task: Any, mend: Mend, prepared: Prepared, *, seed: int, leave: Colle
         if mend.type == "relabel":
             kept.append(replace(record, target=task.labels.index(finding.suggested[0])))
     prepared.parts["train"] = kept
-    _enter(prepared, mend, judged=len(own), notes=notes)
+    _enter(prepared, mend, judged=len(own), notes=judged.notes)
 
 
-def _fate(record: Record, finding: Finding, task: Any, mend: Mend) -> Fate:
+def _fate(record: Record, finding: Any, task: Any, mend: Mend) -> Fate:
     given, suggested = task.labels[record.target], finding.suggested[0]
     what = f"{given} → {suggested}" if mend.type == "relabel" else f"suspected of being {suggested}"
     outcome: Outcome = "changed" if mend.type == "relabel" else "dropped"
     return Fate(record.file, record.line, outcome, "mend", f"{finding.kind}: {what}; {finding.reason}")
 
 
-def _errors(task: Any, mend: Mend, records: list[Record], seed: int) -> tuple[list[Finding], list[str]]:
+def _errors(task: Any, mend: Mend, records: list[Record], seed: int) -> Any:
     """Label errors of the records, by their places, and what is to be told."""
     import numpy as np
 
-    from luthier.workshop.embed import embed
-    from luthier.workshop.quality.finding import placed
-    from luthier.workshop.quality.folds import FOLDS
-    from luthier.workshop.quality.inconsistent import copies
-    from luthier.workshop.quality.label_errors import judge, label_errors
-    from luthier.workshop.quality.neighbours import NEAREST, neighbours
-
     gold = np.array([r.target for r in records], np.int64)
-    if (np.bincount(gold, minlength=1) >= FOLDS).sum() < 2:
-        remedy = "take it out, or give more rows"
-        raise DataError(f"fewer than two labels have {FOLDS} training rows: they cannot be judged", where=WHERE, remedy=remedy)
     texts = [r.text if r.pair is None else f"{r.text}\n{r.pair}" for r in records]
     try:
-        embedded = embed(texts, model=mend.model)
+        return LABEL_JUDGES.load("others")(texts, gold, task.labels, model=mend.model, seed=seed)
     except ModelError as error:
         raise ModelError(error.fault.message, where=f"{WHERE}.model", remedy=error.fault.remedy) from None
-    groups = copies(texts, neighbours(embedded.vectors, k=NEAREST, seed=seed))
-    judged = judge(embedded.vectors, gold, task.labels, groups=groups, seed=seed)
-    return placed(label_errors(judged.gold, judged.chances, judged.names), judged.rows), [*embedded.notes, *judged.notes]
+    except DataError as error:
+        raise DataError(error.fault.message, where=WHERE, remedy="take it out, or give more training rows of each label") from None
 
 
 def _enter(prepared: Prepared, mend: Mend, *, judged: int, notes: list[str]) -> None:

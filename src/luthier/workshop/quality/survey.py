@@ -17,7 +17,7 @@ from luthier.workshop.quality.balance import balance
 from luthier.workshop.quality.difficulty import easy, hard
 from luthier.workshop.quality.drifted import Other, drifted
 from luthier.workshop.quality.finding import KINDS, Finding, Kind, placed
-from luthier.workshop.quality.folds import FOLDS
+from luthier.workshop.quality.folds import FOLDS, out_of_fold
 from luthier.workshop.quality.inconsistent import copies, inconsistent
 from luthier.workshop.quality.label_errors import judge, label_errors
 from luthier.workshop.quality.neighbours import NEAREST, neighbours
@@ -25,6 +25,7 @@ from luthier.workshop.quality.ngrams import presence
 from luthier.workshop.quality.outliers import outliers
 from luthier.workshop.quality.shortcuts import shortcuts
 from luthier.workshop.quality.triggers import FEWEST, LONGEST, triggers
+from luthier.workshop.quality.worded import with_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,7 @@ def survey(
     groups = copies(texts, near)
     found["inconsistent"] = inconsistent(texts, gold, groups, names)
     found["balance"] = balance(gold, names)
-    judged = judge(vectors, gold, names, groups=groups, seed=seed)
+    judged = judge(with_words(texts, vectors), gold, names, groups=groups, seed=seed)
     notes += judged.notes
     kept, chances, own = judged.gold, judged.chances, judged.names
     errors = label_errors(kept, chances, own)
@@ -95,7 +96,9 @@ def survey(
     say("words that turn or give away the label")
     chosen = [texts[i] for i in judged.rows.tolist()]
     phrases = presence(chosen, longest=LONGEST, fewest=FEWEST)
-    found["trigger"] = placed(triggers(chosen, kept, vectors[judged.rows], chances, own, among=phrases, seed=seed), judged.rows)
+    meaning = vectors[judged.rows]  # a model that saw the words would take a trigger for a reason
+    unworded = out_of_fold(meaning, kept, classes=len(own), groups=groups[judged.rows], seed=seed)
+    found["trigger"] = placed(triggers(chosen, kept, meaning, unworded, own, among=phrases, seed=seed), judged.rows)
     found["shortcut"] = placed(shortcuts(chosen, kept, own, among=phrases), judged.rows)
     return Survey(found, notes, embedded.computed)
 
