@@ -54,8 +54,10 @@ def as_a_whole(made: Tokenizer, texts: list[str], length: int | None, *, special
 @given(texts=st.lists(TEXT, min_size=1, max_size=8), length=st.none() | st.integers(3, 9), special=st.booleans())
 def test_the_tokens_are_those_of_the_tokenizer(normalizer, splitter, texts, length, special):
     made = wordpiece(normalizer, splitter)
-    around = wordwise.frame(made, texts, special=special)
-    assert around is not None
+    around = wordwise.frame(made, texts, max_length=length, special=special)
+    if around is None:  # no text has a token
+        assert not special or all(len(ids) == 2 for ids in as_a_whole(made, texts, None, special=True)[0])
+        return
     parts = list(wordwise.by_word(texts, made, around, max_length=length))
     wanted, cut = as_a_whole(made, texts, length, special=special)
     assert [ids for part in parts for ids in part.lists()] == wanted
@@ -97,6 +99,10 @@ def turned(made: Tokenizer) -> None:
     made.normalizer = normalizers.Replace(" ", "_")
 
 
+def unbroken(made: Tokenizer) -> None:
+    made.add_tokens([AddedToken("a\u00a0b", normalized=True)])
+
+
 def typed(made: Tokenizer) -> None:
     made.post_processor = processors.TemplateProcessing(single="[CLS]:1 $A:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
 
@@ -105,12 +111,12 @@ def twice(made: Tokenizer) -> None:
     made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP] $A", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
 
 
-@pytest.mark.parametrize("change", [joined, kept, turned, typed, twice])
+@pytest.mark.parametrize("change", [joined, kept, turned, unbroken, typed, twice])
 def test_a_tokenizer_that_looks_over_spaces_encodes_texts_whole(change, monkeypatch):
     made = wordpiece()
     change(made)
     texts = ["ab a b", "b a", "ab"] * 3
-    assert wordwise.frame(made, texts, special=True) is None
+    assert wordwise.frame(made, texts, max_length=6, special=True) is None
     monkeypatch.setattr(encode, "FEW", 0)
     found = tokens.tokenize(texts, None, made, max_length=6)
     assert [e["input_ids"].tolist() for e in found.examples()] == as_a_whole(made, texts, 6, special=True)[0]
@@ -119,7 +125,22 @@ def test_a_tokenizer_that_looks_over_spaces_encodes_texts_whole(change, monkeypa
 def test_tokenizers_that_join_words_encode_texts_whole():
     bytewise, joining = Tokenizer(models.BPE()), Tokenizer(models.Unigram([("a", 0.0)], 0))
     bytewise.pre_tokenizer, joining.pre_tokenizer = pre_tokenizers.ByteLevel(), pre_tokenizers.Whitespace()
-    assert [wordwise.frame(made, ["a film"], special=True) for made in (bytewise, joining)] == [None, None]
+    assert [wordwise.frame(made, ["a film"], max_length=None, special=True) for made in (bytewise, joining)] == [None, None]
+
+
+def test_a_tokenizer_without_an_unknown_token_is_asked_for_nothing_else(monkeypatch):
+    made = Tokenizer(models.WordLevel({"x": 0, "y": 1}))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    monkeypatch.setattr(encode, "FEW", 0)
+    monkeypatch.setattr(encode, "_whole", lambda *a: pytest.fail("encoded as a whole"))
+    found = tokens.tokenize(["x y", "y"] * 50, None, made, max_length=9)
+    assert [e["input_ids"].tolist() for e in found.examples()][:2] == [[0, 1], [1]]
+
+
+def test_a_length_without_place_for_a_word_is_the_tokenizers_affair(monkeypatch):
+    made = wordpiece()
+    assert wordwise.frame(made, ["ab"], max_length=2, special=True) is None
+    assert wordwise.frame(made, ["ab"], max_length=3, special=True) is not None
 
 
 def test_texts_that_would_differ_are_encoded_whole(monkeypatch):
@@ -127,4 +148,4 @@ def test_texts_that_would_differ_are_encoded_whole(monkeypatch):
     made = wordpiece()
     monkeypatch.setattr(wordwise, "_separable", lambda tokenizer: True)
     joined(made)
-    assert wordwise.frame(made, ["ab", "a b"], special=True) is None
+    assert wordwise.frame(made, ["ab", "a b"], max_length=None, special=True) is None

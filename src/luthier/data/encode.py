@@ -48,12 +48,16 @@ def encoded(
     """Every text, in order. The tokenizer is bound to `max_length` before and after."""
     import numpy as np
 
-    around = frame(tokenizer, texts, special=special) if pairs is None and len(texts) >= FEW else None
-    if around is None:
+    try:
+        tokenizer.no_truncation()
+        around = frame(tokenizer, texts, max_length=max_length, special=special) if pairs is None and len(texts) >= FEW else None
+    finally:
         bound(tokenizer, max_length)
+    if around is None:
         yield from _whole(texts, pairs, tokenizer, special)
         return
     try:
+        tokenizer.no_truncation()
         for words in by_word(texts, tokenizer, around, max_length=max_length):
             yield Part(_cut(words.ids, words.ends), _cut(np.zeros_like(words.ids), words.ends), words.cut)
     finally:

@@ -35,17 +35,19 @@ class Frame:
     after: tuple[int, ...]
 
 
-def frame(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool) -> Frame | None:
-    """What stands around each text; None where texts must be encoded whole."""
+def frame(tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int | None, special: bool) -> Frame | None:
+    """What stands around each text; None where texts must be encoded whole. The tokenizer must not cut."""
     if not _separable(tokenizer):
         return None
-    tokenizer.no_truncation()
-    whole = tokenizer.encode("a", add_special_tokens=special)
+    tried = texts[:: max(1, len(texts) // TRIED)][:TRIED]
+    first = max(tried, key=len, default="")
+    whole = tokenizer.encode(first, add_special_tokens=special)
     inner = [i for i, mark in enumerate(whole.special_tokens_mask) if not mark]
     if not inner or inner != list(range(inner[0], inner[-1] + 1)) or any(whole.type_ids):
         return None
     found = Frame(tuple(whole.ids[: inner[0]]), tuple(whole.ids[inner[-1] + 1 :]))
-    tried = texts[:: max(1, len(texts) // TRIED)][:TRIED]
+    if max_length is not None and max_length <= len(found.before) + len(found.after):
+        return None
     ours = [ids for part in by_word(tried, tokenizer, found, max_length=None) for ids in part.lists()]
     theirs = [e.ids for e in tokenizer.encode_batch_fast(list(tried), add_special_tokens=special)]
     return found if ours == theirs else None
@@ -58,7 +60,7 @@ def _separable(tokenizer: Tokenizer) -> bool:
         made["model"]["type"] in MODELS
         and (made["normalizer"] or {}).get("type") in NORMALIZERS
         and (made["pre_tokenizer"] or {}).get("type") in SPLITTERS
-        and not any(" " in token["content"] for token in made["added_tokens"])
+        and not any(sign.isspace() for token in made["added_tokens"] for sign in token["content"])
     )
 
 
