@@ -117,6 +117,7 @@ def labels_part(seeds: int, fine: list[str]) -> dict[str, Any]:
             )
             wrong = labels != gold
             chances = two_rounds(features, labels, classes=len(names), groups=groups, seed=seed)
+            assert chances is not None, "the vectors say much of the labels"
             beliefs = believed(labels, chances)
             first = np.argsort(-suspicion(labels, beliefs), kind="stable")[:count]
             findings = label_errors(labels, chances, names)

@@ -36,7 +36,8 @@ def test_numbers_are_read_as_people_write_them(text, number):
     ("text", "grade"),
     [
         ("8/10", "8"), ("Fluent. 8 out of 10.", "8"), ("**7.5** / 10", "7.5"), ("4/5", "5"), ("10", "10"), ("8, then 10", "10"), ("10/10", "10"),
-        ("none", None), ("7/10 at first, and 9/10 at last", "9"), ("#### 6/10", "6"),
+        ("none", None), ("7/10 at first, and 9/10 at last", "9"), ("#### 6/10", "6"), ("8 Out of 10", "8"), ("8⁄10", "8"), ("7 of 10", "7"),
+        ("8/10 (out of 10)", "8"), ("8/10. It has 2 faults.", "8"),
     ],
 )  # fmt: skip
 def test_of_a_grade_and_the_highest_one_the_grade_is_read(text, grade):

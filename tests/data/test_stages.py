@@ -129,10 +129,10 @@ def test_lines_of_many_rows_are_boilerplate(tmp_path):
 
 def test_a_row_goes_only_where_all_its_texts_are_boilerplate(tmp_path):
     line = "Sent from my telephone"
-    rows = [{"text": f"message {i}\n{line}", "title": f"title {i}"} for i in range(20)]
-    rows += [{"text": f"{line}\n{line}", "title": "kept"}, {"text": f"{line}\n{line}", "title": " "}]
-    kept, fates, _ = run(tmp_path, rows, {"type": "boilerplate", "columns": ["text", "title"], "min_rows": 15, "share": 0.5})
-    assert [(r["text"], r["title"]) for r in kept[20:]] == [("", "kept")]
+    rows = [{"text": f"message {i}\n{line}", "other": f"one {i}\ntwo {i}", "label": "x"} for i in range(20)]
+    rows += [{"text": f"{line}\n{line}", "other": "kept\ntoo", "label": "x"}, {"text": f"{line}\n{line}", "other": None, "label": "x"}]
+    kept, fates, _ = run(tmp_path, rows, {"type": "boilerplate", "min_rows": 15, "share": 0.5})
+    assert [(r["text"], r["other"]) for r in kept[20:]] == [("", "kept\ntoo")]
     assert [f["outcome"] for f in fates] == ["changed"] * 21 + ["dropped"]
 
 
@@ -305,8 +305,8 @@ def test_rows_in_are_rows_kept_dropped_or_quarantined(rows, as_csv, chosen, tmp_
         assert not (folder / "out").exists()
         return
     books = done.books.summary()
-    written = (folder / "out" / "a.jsonl").read_text(encoding="utf-8").splitlines()
-    fates = [json.loads(line) for line in (folder / "out" / "fates.jsonl").read_text(encoding="utf-8").splitlines()]
+    written = (folder / "out" / "a.jsonl").read_bytes().splitlines()
+    fates = [json.loads(line) for line in (folder / "out" / "fates.jsonl").read_bytes().splitlines()]
     gone = {(f["file"], f["line"]) for f in fates if f["outcome"] != "changed"}
     assert books["read"] == len(written) + len(gone) == books["kept"] + books["dropped"] + books["quarantined"]
     assert len({(f["file"], f["line"]) for f in fates if f["outcome"] == "changed"} - gone) == books["changed"]

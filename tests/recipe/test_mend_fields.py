@@ -125,7 +125,47 @@ def test_rows_of_an_earlier_run_stay_as_they_were_learned(flawed, tmp_path):
     kept = {id(r) for r in found.prepared.parts["train"]}
     assert replayed
     assert all(id(r) in kept for r in replayed)
-    assert found.prepared.summary["mend"]["judged"] == found.prepared.summary["train"] - len(replayed) + len(found.prepared.mended)
+    assert found.prepared.summary["mend"]["judged"] == found.prepared.summary["train"] + found.prepared.summary["rows_dropped_by_mending"]
+
+
+def test_too_few_new_rows_are_told_of_where_a_run_goes_on(flawed, tmp_path):
+    recipe, _ = flawed
+    run = luthier.train({**recipe, "data": {**recipe["data"], "mend": None}})
+    new = write(tmp_path / "new.csv", tiny.moods_rows(4, seed=7))
+    section = {"train": new, "earlier": str(run.folder), "mend": "drop"}
+    found = dataset(load_recipe({**recipe, "data": section})).prepared
+    assert found.summary["rows_mended"] == 0
+    assert any("cannot be judged: none is mended" in note for note in found.notes)
+
+
+def test_a_class_of_copies_is_not_judged_and_stays(flawed, tmp_path):
+    """No other row speaks for it, since copies never vouch for each other."""
+    recipe, _ = flawed
+    rows = [*tiny.moods_rows(150), *[("please cancel this order", "cancel")] * 20]
+    found = parts(recipe, train=write(tmp_path / "copies.csv", rows))
+    named = [m.reason for m in found.mended if "please cancel" in m.reason or "given cancel" in m.reason]
+    assert not named
+    assert any("classes with fewer than 5 different texts" in note for note in found.notes)
+
+
+def test_labels_of_which_texts_say_nothing_are_not_judged(flawed, tmp_path):
+    recipe, _ = flawed
+    draw = random.Random(5)
+    rows = [(text, draw.choice(MOODS)) for text, _ in tiny.moods_rows(300)]
+    found = parts(recipe, train=write(tmp_path / "noise.csv", rows))
+    assert found.mended == []
+    assert any("no better than chance" in note for note in found.notes)
+
+
+def test_the_model_is_looked_for_beside_the_recipe(flawed, monkeypatch, tmp_path):
+    recipe, _ = flawed
+    asked = []
+    real = mistaken.embed
+    monkeypatch.setattr(mistaken, "embed", lambda texts, *, model: asked.append(model) or real(texts, model=model))
+    (tmp_path / "enc").mkdir()
+    parts(recipe, mend={"type": "drop", "model": "enc"})
+    parts(recipe, mend={"type": "drop", "model": "minilm"})
+    assert asked == [tmp_path / "enc", "minilm"]
 
 
 def test_several_tasks_are_mended_each_on_its_own(flawed, tmp_path):
@@ -133,6 +173,9 @@ def test_several_tasks_are_mended_each_on_its_own(flawed, tmp_path):
     other = {"data": {"train": write(tmp_path / "other.csv", tiny.moods_rows(60, seed=3))}, "type": "classification"}
     tasks = {"a": {"data": recipe["data"], "type": "classification"}, "b": other}
     several = {**recipe, "data": {"train": "x"}, "task": {"type": "multitask", "tasks": tasks}}
+    unasked = check(several, with_model=False)
+    assert "a: labels are mended when a model may be loaded" in unasked.notes
+    assert "rows_mended" not in unasked.summary
     found = dataset(load_recipe(several)).prepared
     assert len(found.mended) == found.summary["rows_mended"] == found.summary["rows_dropped_by_mending"] > 15
 
@@ -152,7 +195,7 @@ def test_rows_without_one_label_are_refused(flawed, task, kind, says):
 def test_too_few_rows_to_judge_are_refused_by_name(flawed, tmp_path):
     recipe, _ = flawed
     few = write(tmp_path / "few.csv", tiny.moods_rows(15))
-    with pytest.raises(DataError, match=r"data\.mend: fewer than two labels have 5 rows"):
+    with pytest.raises(DataError, match=r"data\.mend: fewer than two labels have 5 different texts"):
         parts(recipe, train=few)
 
 

@@ -121,6 +121,15 @@ def test_beliefs_are_probabilities(classes, rows, seed):
     np.testing.assert_allclose(beliefs.sum(axis=1), 1, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_that_hang_on_nothing_are_not_believed(seed):
+    rng = np.random.default_rng(seed)
+    vectors, gold = rng.normal(size=(400, 40)).astype(np.float32), rng.choice(4, 400, p=[0.7, 0.1, 0.1, 0.1])
+    assert two_rounds(vectors, gold, classes=4, groups=np.arange(400)) is None
+    rare = np.where(vectors[:, 0] > 1.3, 1, 0)  # nine in ten are of one class, and the others are told by one number
+    assert two_rounds(vectors, rare, classes=2, groups=np.arange(400)) is not None
+
+
 def test_the_second_round_learns_what_the_first_believes():
     """From labels that are wrong one way, its probabilities are nearer to the right classes than the first round's."""
     vectors, gold = clusters(600, spread=0.3)

@@ -21,7 +21,7 @@ NUMBER = re.compile(
 )
 MARK = "####"
 """What stands before the answer in the style of GSM8K (Cobbe et al. 2021)."""
-OUT_OF = re.compile(r"\W*(?:/|out\s+of)\W*")
+OUT_OF = re.compile(r"\W*(?:[/\u2044]|(?:out\s+)?of)\W*", re.IGNORECASE)
 """What stands between a grade and the highest one."""
 FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -48,13 +48,15 @@ def last_number(text: str) -> Decimal | None:
 
 
 def last_grade(text: str, *, highest: float) -> Decimal | None:
-    """The last number of a text, as `last_number` reads it, but 8 of "8/10" and "8 out of 10" where 10 is the highest grade."""
-    found = list(NUMBER.finditer(text))
-    if MARK not in text and len(found) > 1 and OUT_OF.fullmatch(text[found[-2].end() : found[-1].start()]):
-        bound = _value(found[-1])
-        if bound is not None and bound == Decimal(str(highest)):
-            return _value(found[-2])
-    return last_number(text)
+    """The grade of the last "8/10" or "8 out of 10", where 10 is the highest; where there is none, the last number of the text."""
+    text = text.rpartition(MARK)[2] if MARK in text else text
+    found, place, grade = list(NUMBER.finditer(text)), 0, None
+    while place + 1 < len(found):
+        value, bound = found[place : place + 2]
+        pair = OUT_OF.fullmatch(text[value.end() : bound.start()]) and _value(bound) == Decimal(str(highest))
+        grade = _value(value) if pair else grade
+        place += 2 if pair else 1
+    return last_number(text) if grade is None else grade
 
 
 def _value(found: re.Match[str]) -> Decimal | None:

@@ -16,13 +16,10 @@ from luthier.models.source import resolve
 from luthier.recipe import Recipe, Resolved, load_recipe
 from luthier.security.artifacts import need_space
 from luthier.workflow.dataset import dataset
-from luthier.workflow.grown import refuse
 from luthier.workflow.lineage import name_its_model
-from luthier.workflow.mended import refuse as refuse_mending
 from luthier.workflow.plan import infer_from_data
 
 if TYPE_CHECKING:
-    from luthier.recipe.augment.options import AugmentOptions
     from luthier.workflow.memory import MemoryPlan
     from luthier.workflow.xray import Piece
 
@@ -59,14 +56,8 @@ def check(
     scratch = resolved.recipe.model.from_scratch
     location = "a new one" if scratch is not None else resolve(resolved.recipe.model, folder=resolved.folder).location
     if not with_model:
-        data = dataset(_without_models(resolved))
+        data = dataset(resolved, models=False)
         infer_from_data(resolved, data)
-        if resolved.recipe.data.augment and resolved.recipe.task.type != "multitask":
-            refuse(data.task, resolved.recipe.data)
-        if resolved.recipe.data.mend is not None and resolved.recipe.task.type != "multitask":
-            refuse_mending(data.task)
-            data.prepared.notes.append("labels are mended when a model may be loaded")
-        data.prepared.notes += [f"rows of {a.type} are made when a model may be loaded" for a in resolved.recipe.data.augment if _asks(a)]
         need_space(Path(resolved.recipe.output.folder).expanduser(), 1 << 20, purpose="a run")
         return Checked(resolved, data.prepared.summary, data.prepared.notes, {"model": location}, data.prepared.quarantined)
     from luthier.models.adapters.method import count, trained
@@ -106,17 +97,6 @@ def check(
         None if isinstance(planned, dict) else planned.facts(),
         changed,
     )
-
-
-def _asks(way: AugmentOptions) -> bool:
-    return way.needs_model or way.check is not None
-
-
-def _without_models(resolved: Resolved) -> Resolved:
-    """The recipe without what asks a model about its rows."""
-    data = resolved.recipe.data
-    own = data.model_copy(update={"augment": [a for a in data.augment if not _asks(a)], "mend": None})
-    return Resolved(resolved.recipe.model_copy(update={"data": own}), resolved.folder, resolved.name, resolved.sources)
 
 
 def _memory(resolved: Resolved) -> MemoryPlan | dict[str, str]:

@@ -48,8 +48,10 @@ class Dataset:
         return [r.text if r.pair is None else f"{r.text}\n{r.pair}" for r in records]
 
 
-def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
+def dataset(resolved: Resolved, *, stratified: bool = True, models: bool = True) -> Dataset:
     """Read, check and split the data of a recipe; not `stratified`, the same rows fall into the same parts whatever the task.
+
+    Not with `models`, none is asked about training rows: labels are not mended, and no rows made that need one; notes say so.
 
     Raises DataError or RecipeError for columns, labels, rows or prompts that cannot be used, RunError for an earlier run that
     cannot be read again.
@@ -58,7 +60,7 @@ def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
     if recipe.task.type == "multitask":
         from luthier.workflow.together import together
 
-        return together(resolved)
+        return together(resolved, models=models)
     before = None
     if recipe.data.earlier is not None:
         from luthier.workflow.earlier import before as read_before
@@ -90,15 +92,22 @@ def dataset(resolved: Resolved, *, stratified: bool = True) -> Dataset:
     )
     prepared.files = hashes
     earlier = before.join(task, prepared) if before is not None else None
-    replayed = {id(r) for r in earlier.replayed} if earlier is not None else set()
+    replayed = {id(r) for r in earlier.replayed} if earlier is not None else None
     if section.mend is not None:
-        from luthier.workflow.mended import mended
+        from luthier.workflow.mended import mended, refuse
 
-        mended(task, section.mend, prepared, seed=recipe.training.seed, leave=replayed)
+        if models:
+            mended(task, section.mend, prepared, seed=recipe.training.seed, folder=resolved.folder, leave=replayed)
+        else:
+            refuse(task)
+            prepared.notes.append("labels are mended when a model may be loaded")
     if section.augment:
-        from luthier.workflow.grown import grown
+        from luthier.workflow.grown import grown, refuse_ways, without_models
 
-        grown(task, section, prepared, rows["train"], seed=recipe.training.seed, folder=resolved.folder, leave=replayed)
+        refuse_ways(task, section)
+        if not models:
+            section = without_models(section, prepared.notes)
+        grown(task, section, prepared, rows["train"], seed=recipe.training.seed, folder=resolved.folder, leave=replayed or ())
     task.fit(prepared.parts["train"])
     _describe(task, prepared)
     return Dataset(task, prepared, earlier)

@@ -22,6 +22,7 @@ from luthier.security.artifacts import sha256
 from luthier.tasks.labels import look_alikes
 from luthier.training.curriculum import reservoir
 from luthier.workflow.dataset import LEARNED, Dataset, dataset
+from luthier.workflow.grown import refuse_others
 from luthier.workflow.lineage import recipe_of, refuse_changed_data
 
 WHERE = "data.earlier"
@@ -224,6 +225,7 @@ def before(resolved: Resolved) -> Before:
             remedy=f"put it back; or train a recipe with `model: {run.folder}` on all the rows that you have",
         ) from None
     data = dataset(earlier)
+    refuse_others(run.facts["data"]["summary"], data.prepared.summary, where=str(run.folder))
     kind = getattr(recipe.task, "kind", "auto")
     _refuse_kind(f"{learned}/{data.task.kind}", f"{learned}/{data.task.kind if kind == 'auto' else kind}")
     return Before(run, data, resolved)

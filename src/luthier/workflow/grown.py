@@ -27,7 +27,7 @@ TASKS = ("classification", "few_shot", "text2text")
 SAMPLES = 3
 
 
-def refuse(task: Any, data: Data) -> None:
+def refuse_ways(task: Any, data: Data) -> None:
     """Raise RecipeError for a task whose rows cannot be varied, and a way that needs labels where there are none."""
     if task.name not in TASKS:
         remedy = f"it is for {', '.join(TASKS)}: their answer is for the whole text"
@@ -43,12 +43,18 @@ def refuse(task: Any, data: Data) -> None:
         raise RecipeError(faults)
 
 
+def without_models(data: Data, notes: list[str]) -> Data:
+    """The section without the ways that ask a model; the notes say so."""
+    asking = [way for way in data.augment if way.needs_model or way.check is not None]
+    notes += [f"rows of {way.type} are made when a model may be loaded" for way in asking]
+    return data.model_copy(update={"augment": [way for way in data.augment if way not in asking]})
+
+
 def grown(task: Any, data: Data, prepared: Prepared, rows: Rows, *, seed: int, folder: Path, leave: Collection[int] = ()) -> None:
     """Put the made records into the training part. Records whose `id` is among `leave` are not varied.
 
-    Raises RecipeError, DataError, RunError or EndpointError for a way that cannot be had.
+    Raises DataError, RunError or EndpointError for a way that cannot be had.
     """
-    refuse(task, data)
     train = prepared.parts["train"]
     records = [(r, row) for r, row in _with_rows(train, rows, task) if id(r) not in leave]
     pool = [Source(str(row.values[data.text]), _label(task, r), row) for r, row in records]
@@ -147,10 +153,15 @@ def _enter(prepared: Prepared, found: Grown) -> None:
         prepared.notes.append(f"{way.method} made {way.made} of {way.asked} rows" + (f"; left out: {why}" if why else ""))
 
 
+def _digests(summary: dict[str, Any], key: str) -> list[str | None]:
+    """The digest of a summary, and of those of its tasks."""
+    return [s.get(key, {}).get("digest") for s in (summary, *summary.get("tasks", {}).values())]
+
+
 def refuse_others(before: dict[str, Any], now: dict[str, Any], *, where: str) -> None:
     """Raise RunError where a run that goes on would train on other made or mended rows than it began with."""
     for key, does in (("augment", "makes"), ("mend", "mends")):
-        if before.get(key, {}).get("digest") != now.get(key, {}).get("digest"):
+        if _digests(before, key) != _digests(now, key):
             raise RunError(
                 f"the rows that data.{key} {does} are not those that it began with",
                 where=where,

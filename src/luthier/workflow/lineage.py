@@ -68,7 +68,7 @@ def tested(run: Run, data: Dataset) -> Tested | str:
         return f"it learned {learned}, and this one learns {learns}"
     try:
         refuse_changed_data(run)
-        earlier = dataset(recipe_of(run))
+        earlier = dataset(recipe_of(run), models=False)
     except LuthierError as error:
         return str(error.fault.message) if not isinstance(error, RecipeError) else str(error)
     if getattr(task, "tasks", None) and what_is_learned(earlier.task) != what_is_learned(task):

@@ -54,7 +54,7 @@ def evaluate(run: Run, files: Sequence[Path] | None = None, *, resamples: int = 
     rest = Rows()
     if files is None:
         refuse_changed_data(run)
-        records = dataset(recipe_of(run)).prepared.parts["test"]
+        records = dataset(recipe_of(run), models=False).prepared.parts["test"]
     else:
         for file in files:
             found = read_rows(run, file)

@@ -23,8 +23,8 @@ WHOLE = ("accept",)
 """Fields of the data section that are looked at for all tasks together."""
 
 
-def together(resolved: Resolved) -> Dataset:
-    """Read, check and split the data of every task. Raises what one of them alone would raise."""
+def together(resolved: Resolved, *, models: bool = True) -> Dataset:
+    """Read, check and split the data of every task, with `models` as `dataset` has it. Raises what one of them alone would raise."""
     recipe = resolved.recipe
     assert isinstance(recipe.task, MultitaskOptions), "several tasks"
     apart = share_a_head(recipe.task) or recipe.curriculum.type != "single"  # texts are one task's; streams are the tasks
@@ -37,7 +37,7 @@ def together(resolved: Resolved) -> Dataset:
         if own.data.earlier is not None:
             fault = Fault("a run of several tasks takes no new data", "data.earlier", "train a new run on all the rows together")
             raise RecipeError([fault])
-        found[name] = dataset(Resolved(own, resolved.folder, resolved.name, {}), stratified=False)
+        found[name] = dataset(Resolved(own, resolved.folder, resolved.name, {}), stratified=False, models=models)
     task: Multitask = TASKS.load("multitask")(recipe.task, recipe.data, tasks={n: d.task for n, d in found.items()})
     prepared = _merged(task, {n: d.prepared for n, d in found.items()}, apart=apart)
     task.fit(prepared.parts["train"])

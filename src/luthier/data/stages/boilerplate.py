@@ -19,7 +19,7 @@ MOST_LINES = 5_000_000
 
 
 class Boilerplate:
-    """Lines are counted by a hash, once a row; a row of boilerplate alone is dropped."""
+    """Lines are counted by a hash, once a row; a row whose texts of several lines are all boilerplate alone is dropped."""
 
     def __init__(self, options: BoilerplateOptions, schema: pa.Schema) -> None:
         self.schema, self._options = schema, options
@@ -57,7 +57,8 @@ class Boilerplate:
                 lines_of[row] = lines_of.get(row, 0) + len(lines) - len(kept)
             values[name] = texts
         for row in lines_of:
-            if not any(texts[row] and texts[row].strip() for texts in values.values()):
+            several = [name for name in values if "\n" in (batch.column(name)[row].as_py() or "")]
+            if not any(values[name][row].strip() for name in several):
                 dropped[row] = "boilerplate alone"
         changed = {row: f"boilerplate: {count} lines" for row, count in lines_of.items() if row not in dropped}
         return Verdicts(replaced(batch, values) if changed else batch, dropped=dropped, changed=changed)

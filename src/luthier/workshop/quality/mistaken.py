@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from luthier.errors import DataError
 from luthier.workshop.embed import embed
-from luthier.workshop.quality.finding import Finding, placed
-from luthier.workshop.quality.folds import FOLDS
+from luthier.workshop.quality.finding import Finding
 from luthier.workshop.quality.inconsistent import copies
-from luthier.workshop.quality.label_errors import judge, label_errors
+from luthier.workshop.quality.label_errors import judge
 from luthier.workshop.quality.neighbours import NEAREST, neighbours
 from luthier.workshop.quality.worded import with_words
 
@@ -34,12 +32,8 @@ class Mistaken:
 
 
 def mistaken(texts: Sequence[str], gold: NDArray[np.int64], names: Sequence[str], *, model: Named, seed: int = 0) -> Mistaken:
-    """Judge every label. Raises DataError where too few rows have one, ModelError where the model cannot be had."""
-    import numpy as np
-
-    if (np.bincount(gold, minlength=1) >= FOLDS).sum() < 2:
-        raise DataError(f"fewer than two labels have {FOLDS} rows: they cannot be judged", remedy="give more rows of each label")
+    """Judge every label. Raises DataError where too few texts have one, ModelError where the model cannot be had."""
     embedded = embed(texts, model=model)
     groups = copies(texts, neighbours(embedded.vectors, k=NEAREST, seed=seed))
     judged = judge(with_words(texts, embedded.vectors), gold, names, groups=groups, seed=seed)
-    return Mistaken(placed(label_errors(judged.gold, judged.chances, judged.names), judged.rows), [*embedded.notes, *judged.notes])
+    return Mistaken(judged.errors(), [*embedded.notes, *judged.notes])

@@ -19,7 +19,7 @@ from luthier.workshop.quality.drifted import Other, drifted
 from luthier.workshop.quality.finding import KINDS, Finding, Kind, placed
 from luthier.workshop.quality.folds import FOLDS, out_of_fold
 from luthier.workshop.quality.inconsistent import copies, inconsistent
-from luthier.workshop.quality.label_errors import judge, label_errors
+from luthier.workshop.quality.label_errors import judge
 from luthier.workshop.quality.neighbours import NEAREST, neighbours
 from luthier.workshop.quality.ngrams import presence
 from luthier.workshop.quality.outliers import outliers
@@ -87,12 +87,11 @@ def survey(
     judged = judge(with_words(texts, vectors), gold, names, groups=groups, seed=seed)
     notes += judged.notes
     kept, chances, own = judged.gold, judged.chances, judged.names
-    errors = label_errors(kept, chances, own)
-    suspected = {f.rows[0] for f in errors}
-    sure = np.array([i for i in range(len(kept)) if i not in suspected], np.int64)
-    found["label_error"] = placed(errors, judged.rows)
-    found["hard"] = placed(hard(kept[sure], chances[sure], own, most=MOST), judged.rows[sure])
-    found["easy"] = placed(easy(kept[sure], chances[sure], own, most=MOST), judged.rows[sure])
+    found["label_error"] = judged.errors()
+    if chances is not None:
+        sure = np.flatnonzero(~np.isin(judged.rows, [f.rows[0] for f in found["label_error"]]))
+        found["hard"] = placed(hard(kept[sure], chances[sure], own, most=MOST), judged.rows[sure])
+        found["easy"] = placed(easy(kept[sure], chances[sure], own, most=MOST), judged.rows[sure])
     say("words that turn or give away the label")
     chosen = [texts[i] for i in judged.rows.tolist()]
     phrases = presence(chosen, longest=LONGEST, fewest=FEWEST)
