@@ -93,6 +93,6 @@ def _enter(prepared: Prepared, mend: Mend, *, judged: int, notes: list[str]) -> 
     summary["rows_mended"] = len(done)
     summary["rows_dropped_by_mending"] = len(done) if mend.type == "drop" else 0
     rows = json.dumps(sorted((f.file, f.line, f.reason.partition(";")[0]) for f in done), ensure_ascii=False)
-    summary["mend"] = {"type": mend.type, "judged": judged, "digest": hashlib.sha256(rows.encode()).hexdigest()}
+    summary["mend"] = {"type": mend.type, "at_least": mend.at_least, "judged": judged, "digest": hashlib.sha256(rows.encode()).hexdigest()}
     what = "dropped" if mend.type == "drop" else "relabelled"
     prepared.notes += [f"{len(done)} of {judged} training rows {what}: their label is wrong with {mend.at_least:.0%} or more", *notes]
