@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from luthier.recipe.mend import Mend
 
 WHERE = "data.mend"
+TASKS = ("classification", "few_shot")
+"""Tasks whose texts have labels of their own."""
 
 
 def refuse(task: Any) -> None:
     """Raise RecipeError for a task whose rows have not one label each."""
-    if task.name not in ("classification", "few_shot") or task.kind != "single_label":
-        kind = "" if task.name not in ("classification", "few_shot") else f" ({task.kind})"
+    if task.name not in TASKS or task.kind != "single_label":
+        kind = f" ({task.kind})" if task.name in TASKS else ""
         remedy = "it is for texts with one label each; see luthier data quality for others"
         raise RecipeError([Fault(f"rows of the task {task.name}{kind} have no label that could be judged", WHERE, remedy)])
 
@@ -75,7 +77,6 @@ def _errors(task: Any, mend: Mend, records: list[Record], seed: int, folder: Pat
     import numpy as np
 
     beside = folder / Path(mend.model).expanduser()
-
     gold = np.array([r.target for r in records], np.int64)
     texts = [r.text if r.pair is None else f"{r.text}\n{r.pair}" for r in records]
     try:
